@@ -1,0 +1,151 @@
+"""The SQL engine of the read model: SQLite embedded, PostgreSQL by URL."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, LargeBinary, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+
+BUSY_MS = 10_000
+CACHE_KIB = 64 * 1024
+MMAP_BYTES = 1 << 30
+POSTGRESQL_NAMES = frozenset({"postgres", "postgresql"})
+
+# WAL lets readers go on while the one writer writes. In WAL, NORMAL cannot corrupt the file; an OS
+# crash may lose the last transactions, which the read model replays from the block log.
+SQLITE_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    f"PRAGMA busy_timeout = {BUSY_MS}",
+    "PRAGMA foreign_keys = ON",
+    f"PRAGMA cache_size = -{CACHE_KIB}",
+    f"PRAGMA mmap_size = {MMAP_BYTES}",
+    "PRAGMA temp_store = MEMORY",
+)
+
+Row = Mapping[str, Any] | tuple[Any, ...]
+
+
+def open_engine(url_or_path: str | Path) -> Engine:
+    """The engine for a SQLite file, given as a path or URL, or for a PostgreSQL URL.
+
+    Any number of threads may read and one may write at a time, each on its own connection.
+    Raises: ValueError for a URL of another database.
+    """
+    url = database_url(url_or_path)
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(url, pool_pre_ping=True)
+
+
+def database_url(url_or_path: str | Path) -> URL:
+    """The URL with its driver: sqlite through the standard library, PostgreSQL through psycopg.
+
+    Raises: ValueError for a URL of another database.
+    """
+    text = str(url_or_path)
+    if isinstance(url_or_path, Path) or "://" not in text:
+        return URL.create("sqlite+pysqlite", database=text)
+    url = make_url(text)
+    name = url.drivername.partition("+")[0]
+    if name in POSTGRESQL_NAMES:
+        return url.set(drivername="postgresql+psycopg")
+    if name == "sqlite":
+        return url.set(drivername="sqlite+pysqlite")
+    raise ValueError(f"expected a path, sqlite:// or postgresql:// URL, got {name}://")
+
+
+def bulk_insert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Inserts `rows` in the transaction of `connection`.
+
+    Rows are all tuples, in the order of the table's columns, or all mappings with the same keys,
+    each column's; a column left out of the mappings gets what the database gives it.
+    Raises: sqlalchemy.exc.SQLAlchemyError.
+    """
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        _write_to_sqlite(connection, table, rows, replace=False)
+        return
+    connection.execute(table.insert(), _as_records(table, rows))
+
+
+def _as_records(table: Table, rows: Sequence[Row]) -> list[Mapping[str, Any]]:
+    names = [column.name for column in table.columns]
+    return [row if isinstance(row, Mapping) else dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _write_to_sqlite(
+    connection: Connection, table: Table, rows: Sequence[Row], *, replace: bool
+) -> None:
+    first = rows[0]
+    names = tuple(first) if isinstance(first, Mapping) else tuple(table.columns.keys())
+    statement, converters = _sqlite_insert(table, names, replace=replace)
+    if isinstance(first, Mapping):
+        rows = [tuple(map(row.__getitem__, names)) for row in rows]  # type: ignore[arg-type]
+    if any(converters):
+        rows = [
+            tuple(
+                value if convert is None else convert(value)
+                for convert, value in zip(converters, row, strict=True)
+            )
+            for row in rows
+        ]
+    connection.exec_driver_sql(statement, rows)
+
+
+@lru_cache(maxsize=1024)
+def _sqlite_insert(
+    table: Table, names: tuple[str, ...], *, replace: bool
+) -> tuple[str, tuple[Callable[[Any], Any] | None, ...]]:
+    """The statement, and for each column what its type asks to be done with a value."""
+    dialect = sqlite.dialect(paramstyle="qmark")
+    insert = table.insert().prefix_with("OR REPLACE") if replace else table.insert()
+    statement = str(insert.compile(dialect=dialect, column_keys=list(names)))
+    converters = []
+    for name in names:
+        kind = table.columns[name].type.dialect_impl(dialect)
+        # The driver takes bytes as they are.
+        is_plain = isinstance(kind, LargeBinary)
+        converters.append(None if is_plain else kind.bind_processor(dialect))
+    return statement, tuple(converters)
+
+
+def _prepare_sqlite(driver_connection: Any, _: object) -> None:
+    # The driver's own rule when to begin leaves readers without a transaction, so that two reads
+    # of one page could see two heights; with it switched off, SQLAlchemy's begin is the only one.
+    driver_connection.isolation_level = None
+    cursor = driver_connection.cursor()
+    for pragma in SQLITE_PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def bulk_upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Inserts `rows`, replacing those whose primary key is there already.
+
+    Rows as for `bulk_insert`, but whole: each column has a value.
+    Raises: sqlalchemy.exc.SQLAlchemyError.
+    """
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        _write_to_sqlite(connection, table, rows, replace=True)
+        return
+    statement = postgresql.insert(table)
+    keys = {column.name for column in table.primary_key}
+    changed = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed),
+        _as_records(table, rows),
+    )
