@@ -1,0 +1,1 @@
+"""The ledger itself: what is signed, hashed, proven and applied."""

@@ -1,0 +1,134 @@
+"""The state of a chain while a block runs: typed tables over layers, with undo."""
+
+from collections.abc import Callable
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import msgspec
+
+from hansa.core.codec import encode
+
+R = TypeVar("R")
+
+MISSING: Final[Any] = object()
+
+
+class StateReader(Protocol):
+    """Where encoded values rest: the state store of the storage floor."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the encoded value under a key."""
+
+
+class State:
+    """Decoded values by key: this block's writes over recent ones over the store.
+
+    ``recent`` holds what committed blocks wrote since the store was last flushed. A write made
+    while a transaction runs is journalled, so that :meth:`undo` can take it back to any mark;
+    marks nest.
+    """
+
+    __slots__ = ("_block", "_journal", "_prefix", "_recent", "_store")
+
+    def __init__(self, store: StateReader, prefix: bytes = b"") -> None:
+        self._store = store
+        self._prefix = prefix
+        self._recent: dict[bytes, Any] = {}
+        self._block: dict[bytes, Any] = {}
+        self._journal: list[tuple[bytes, Any]] = []
+
+    def read(self, key: bytes, decode: Callable[[bytes], R]) -> R | None:
+        """Return the value under a key, or None."""
+        value = self._block.get(key, MISSING)
+        if value is MISSING:
+            value = self._recent.get(key, MISSING)
+            if value is MISSING:
+                data = self._store.get(self._prefix + key)
+                return None if data is None else decode(data)
+        return value  # type: ignore[no-any-return]
+
+    def write(self, key: bytes, value: object | None) -> None:
+        """Set the value under a key; None deletes it."""
+        block = self._block
+        self._journal.append((key, block.get(key, MISSING)))
+        block[key] = value
+
+    def mark(self) -> int:
+        """Return a point to which :meth:`undo` can go back."""
+        return len(self._journal)
+
+    def undo(self, mark: int) -> None:
+        """Take back every write since the mark, newest first."""
+        journal, block = self._journal, self._block
+        while len(journal) > mark:
+            key, old = journal.pop()
+            if old is MISSING:
+                del block[key]
+            else:
+                block[key] = old
+
+    def block_writes(self) -> list[tuple[bytes, bytes | None]]:
+        """Return this block's writes, encoded, sorted by key."""
+        block = self._block
+        return [(key, None if (v := block[key]) is None else encode(v)) for key in sorted(block)]
+
+    def adopt_block(self) -> None:
+        """Let this block's writes count as committed; they stay in memory until flushed."""
+        self._recent.update(self._block)
+        self.drop_block()
+
+    def drop_block(self) -> None:
+        """Forget this block's writes."""
+        self._block = {}
+        self._journal = []
+
+    def recent_writes(self) -> list[tuple[bytes, bytes | None]]:
+        """Return all committed writes not yet in the store, encoded, with the chain's prefix."""
+        recent, prefix = self._recent, self._prefix
+        return [(prefix + key, None if v is None else encode(v)) for key, v in recent.items()]
+
+    def forget_recent(self) -> None:
+        """Drop the recent layer once the store holds it."""
+        self._recent = {}
+
+    @property
+    def recent_count(self) -> int:
+        """How many keys wait for a flush."""
+        return len(self._recent)
+
+
+class HasState(Protocol):
+    """Anything a table can be read through: the context of a handler, a chain."""
+
+    @property
+    def state(self) -> State:
+        """The state to read and write."""
+
+
+class Table(Generic[R]):
+    """A table of records of one type in a module's part of the state.
+
+    Its keys start with the module's number and the table's, one byte each.
+    """
+
+    __slots__ = ("_decode", "prefix", "record")
+
+    def __init__(self, module: int, table: int, record: type[R]) -> None:
+        self.prefix = bytes((module, table))
+        self.record = record
+        self._decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(record).decode
+
+    def get(self, where: HasState, key: bytes) -> R | None:
+        """Return the record under a key, or None."""
+        return where.state.read(self.prefix + key, self._decode)
+
+    def put(self, where: HasState, key: bytes, record: R) -> None:
+        """Write the record under a key."""
+        where.state.write(self.prefix + key, record)
+
+    def delete(self, where: HasState, key: bytes) -> None:
+        """Remove the record under a key."""
+        where.state.write(self.prefix + key, None)
+
+    def decode(self, data: bytes) -> R:
+        """Decode a stored record, as a scan of the store meets it."""
+        return self._decode(data)
