@@ -1,0 +1,1 @@
+"""Other people's formats, parsed and built without I/O."""

@@ -1,0 +1,1 @@
+"""Agreement and transport: who orders transactions, who carries packets."""

@@ -1,0 +1,387 @@
+"""The solo engine: one process that orders, checks, makes durable and answers.
+
+Two threads in a row. Intake takes what was submitted, decodes it and has the signatures verified
+on all cores (secp256k1 runs without the interpreter's lock). Execution runs the block, makes it
+durable and answers each submitter; while it waits for the disk, intake works on the next block.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from hansa.core.block import Receipt
+from hansa.core.errors import Refused
+from hansa.core.keys import verify_signatures
+from hansa.core.ledger import Ledger, NetworkBlock
+from hansa.core.transaction import Transaction
+
+T = TypeVar("T")
+
+MAX_WAITING: Final = 20_000
+"""Transactions that may wait; beyond it submitters are told to come back."""
+
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+
+BLOCK_INTERVAL_S: Final = 0.004
+"""How long intake waits for company once the first transaction of a block is there."""
+
+VERIFIERS: Final = 2
+RETRY_AFTER_S: Final = 1
+
+_SLICE: Final = 64
+"""Signatures a verifying thread takes at once."""
+
+
+class EngineBusy(Exception):
+    """The queue is full: nothing was taken, come back in ``retry_after_s``."""
+
+    retry_after_s = RETRY_AFTER_S
+
+
+class EngineStopped(Exception):
+    """The engine acknowledges nothing any more; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    """A durable receipt and where it stands."""
+
+    chain: str
+    height: int
+    leaf: int
+    """Index of the entry in the chain's log."""
+    digest: bytes
+    """Of the envelope."""
+    receipt: Receipt
+
+
+@dataclass(slots=True)
+class _Waiting:
+    chain: str
+    envelope: bytes
+    answer: "Future[Inclusion]"
+    transaction: Transaction | None = None
+    is_signed: bool = False
+
+
+@dataclass
+class EngineNumbers:
+    """Counters for the metrics page."""
+
+    blocks: int = 0
+    included: int = 0
+    rejected: int = 0
+    refused: int = 0
+    sync_seconds: list[float] = field(default_factory=list)
+
+
+class SoloEngine:
+    """Drives a ledger. Submit from any thread; answers come as futures."""
+
+    def __init__(
+        self, ledger: Ledger, *, clock: Callable[[], int], max_waiting: int = MAX_WAITING,
+        block_interval_s: float = BLOCK_INTERVAL_S,
+    ) -> None:  # fmt: skip
+        self.ledger = ledger
+        self.clock = clock
+        """Milliseconds since 1970; may jump, block time never goes back."""
+        self.max_waiting = max_waiting
+        self.block_interval_s = block_interval_s
+        self.on_block: list[Callable[[NetworkBlock], None]] = []
+        """Called in the execution thread after a block is durable; must be quick."""
+        self.failed: BaseException | None = None
+        self.numbers = EngineNumbers()
+        self._queue: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._lock = threading.Condition()
+        self._ready: deque[list[_Waiting]] = deque()
+        self._ready_lock = threading.Condition()
+        self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._verifiers = ThreadPoolExecutor(VERIFIERS, "verify")
+        self._threads: list[threading.Thread] = []
+        self._stopping = False
+
+    # Submitting.
+
+    def submit(self, chain: str, envelope: bytes) -> "Future[Inclusion]":
+        """Queue a transaction.
+
+        The future gives the durable receipt (also of one that a rule refused), or raises Refused
+        for one that leaves nothing. Raises: EngineStopped, EngineBusy.
+        """
+        return self.submit_many(chain, [envelope])[0]
+
+    def submit_many(self, chain: str, envelopes: Sequence[bytes]) -> "list[Future[Inclusion]]":
+        """Queue transactions in order, all or none.
+
+        Raises: EngineStopped, EngineBusy.
+        """
+        waiting = [_Waiting(chain, envelope, Future()) for envelope in envelopes]
+        size = sum(len(envelope) for envelope in envelopes)
+        with self._lock:
+            self._refuse_if_stopped()
+            is_full = len(self._queue) + len(waiting) > self.max_waiting
+            if is_full or self._waiting_bytes + size > MAX_WAITING_BYTES:
+                raise EngineBusy(f"queue: expected room for {len(waiting)}, got none")
+            self._queue.extend(waiting)
+            self._waiting_bytes += size
+            self._lock.notify()
+        return [item.answer for item in waiting]
+
+    def _refuse_if_stopped(self) -> None:
+        if self.failed is not None:
+            raise EngineStopped(f"the node has stopped acknowledging: {self.failed}")
+        if self._stopping:
+            raise EngineStopped("the node is shutting down")
+
+    @property
+    def waiting(self) -> int:
+        """Transactions in the queue."""
+        return len(self._queue)
+
+    # Threads.
+
+    def start(self) -> None:
+        """Start intake and execution."""
+        for target, name in ((self._run_intake, "intake"), (self._run_execution, "execution")):
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """Finish what was taken, then stop. Safe to call twice."""
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+        with self._ready_lock:
+            self._ready_lock.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+        self._verifiers.shutdown(wait=True)
+        self._answer_leftovers(EngineStopped("the node is shutting down"))
+
+    def _run_intake(self) -> None:
+        batch: list[_Waiting] | None = []
+        try:
+            while (batch := self._collect()) is not None:
+                self._judge(batch)
+                with self._ready_lock:
+                    while len(self._ready) >= 2 and self.failed is None:
+                        self._ready_lock.wait(0.1)
+                    self._ready.append(batch)
+                    self._ready_lock.notify_all()
+        except BaseException as error:
+            self._fail(error, batch or [])
+            raise
+
+    def _run_execution(self) -> None:
+        batch: list[_Waiting] = []
+        try:
+            while self.failed is None:
+                with self._ready_lock:
+                    if not self._ready and not self._questions:
+                        self._ready_lock.wait(self._idle_seconds())
+                    batch = self._ready.popleft() if self._ready else []
+                    self._ready_lock.notify_all()
+                self._answer_questions()
+                if batch or self.is_deadline_due():
+                    self._execute(batch)
+                elif self._stopping and not self._threads[0].is_alive():
+                    return
+        except BaseException as error:
+            self._fail(error, batch)
+            raise
+
+    def step(self) -> NetworkBlock | None:
+        """Make one block of what waits, in the calling thread; for simulations, never beside start.
+
+        Returns None where there was nothing to do.
+        """
+        limit = self.ledger.genesis.max_block_transactions
+        batch = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+        self._waiting_bytes -= sum(len(item.envelope) for item in batch)
+        self._judge(batch)
+        if not batch and not self.is_deadline_due():
+            return None
+        try:
+            return self._execute(batch)
+        except BaseException as error:
+            self._fail(error, batch)
+            raise
+
+    def is_deadline_due(self) -> bool:
+        """Tell whether a block is owed to a deadline although nobody submits."""
+        deadline = self.ledger.next_deadline_ms()
+        return deadline is not None and deadline < max(self.clock(), self.ledger.time_ms)
+
+    def _idle_seconds(self) -> float:
+        if self._stopping:
+            return 0.01
+        deadline = self.ledger.next_deadline_ms()
+        if deadline is None:
+            return 0.25
+        return min(0.25, max(0.001, (deadline + 1 - self.clock()) / 1000))
+
+    # Intake.
+
+    def _collect(self) -> list[_Waiting] | None:
+        """Wait for work; a batch is full, or as old as the block interval. None when stopped."""
+        limit = self.ledger.genesis.max_block_transactions
+        with self._lock:
+            while not self._queue:
+                if self._stopping or self.failed is not None:
+                    return None
+                self._lock.wait(0.25)
+            if len(self._queue) < limit and not self._stopping:
+                due = time.monotonic() + self.block_interval_s
+                while len(self._queue) < limit and (left := due - time.monotonic()) > 0:
+                    self._lock.wait(left)
+            batch = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+            self._waiting_bytes -= sum(len(item.envelope) for item in batch)
+        return batch
+
+    def _judge(self, batch: list[_Waiting]) -> None:
+        """Decode, and verify every signature; what can't be decoded is answered here."""
+        claims: list[tuple[bytes, bytes, bytes]] = []
+        for item in batch:
+            chain = self.ledger.chains.get(item.chain)
+            try:
+                if chain is None:
+                    known = ", ".join(self.ledger.chains)
+                    raise UnknownChain(known=known, given=item.chain)
+                item.transaction = chain.decode_transaction(item.envelope)
+                claims += item.transaction.claims
+            except Refused as refusal:
+                self.numbers.refused += 1
+                item.answer.set_exception(refusal)
+        verdicts = self._verify(claims)
+        start = 0
+        for item in batch:
+            if item.transaction is not None:
+                end = start + len(item.transaction.claims)
+                item.is_signed = all(verdicts[start:end])
+                start = end
+
+    def _verify(self, claims: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
+        if len(claims) <= _SLICE:
+            return verify_signatures(claims)
+        slices = [claims[i : i + _SLICE] for i in range(0, len(claims), _SLICE)]
+        parts = self._verifiers.map(verify_signatures, slices)
+        return [verdict for part in parts for verdict in part]
+
+    # Questions.
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function between two blocks, where the state stands still; returns its result.
+
+        Raises: EngineStopped, what the function raises.
+        """
+        if not self._threads or threading.current_thread() is self._threads[-1]:
+            return function()
+        question: Future[Any] = Future()
+        with self._ready_lock:
+            self._refuse_if_stopped()
+            self._questions.append((function, question))
+            self._ready_lock.notify_all()
+        answer: T = question.result()
+        return answer
+
+    def _answer_questions(self) -> None:
+        while self._questions:
+            function, question = self._questions.popleft()
+            try:
+                question.set_result(function())
+            except Exception as error:  # noqa: BLE001 - the asker's, and handed to the asker
+                question.set_exception(error)
+
+    # Execution.
+
+    def _execute(self, batch: list[_Waiting]) -> NetworkBlock | None:
+        """Run a block, make it durable, then answer; an empty outcome leaves no block."""
+        submissions: dict[str, list[tuple[Transaction, bool]]] = {}
+        for item in batch:
+            if item.transaction is not None:
+                submissions.setdefault(item.chain, []).append((item.transaction, item.is_signed))
+        block = self.ledger.apply(self.clock(), submissions)
+        if block.is_empty:
+            self.ledger.discard()
+        else:
+            self.ledger.commit(block)
+            started = time.perf_counter()
+            self.ledger.block_log.sync()
+            self.ledger.publish(block)
+            self._count(block, time.perf_counter() - started)
+        self._answer(batch, block)
+        if block.is_empty:
+            return None
+        for callback in self.on_block:
+            callback(block)
+        return block
+
+    def _count(self, block: NetworkBlock, seconds: float) -> None:
+        numbers = self.numbers
+        numbers.blocks += 1
+        numbers.sync_seconds = [*numbers.sync_seconds[-99:], seconds]
+        for applied in block.chains.values():
+            for verdict in applied.verdicts:
+                if verdict.transaction is not None:
+                    numbers.included += 1
+                    numbers.rejected += verdict.receipt.error is not None
+
+    def _answer(self, batch: list[_Waiting], block: NetworkBlock) -> None:
+        answers = {
+            id(item.transaction): item.answer for item in batch if item.transaction is not None
+        }
+        for name, applied in block.chains.items():
+            leaf = applied.first_leaf
+            for offset, verdict in enumerate(applied.verdicts):
+                if verdict.transaction is not None:
+                    answer = answers[id(verdict.transaction)]
+                    digest, receipt = verdict.transaction.digest, verdict.receipt
+                    place = Inclusion(name, block.height, leaf + offset, digest, receipt)
+                    answer.set_result(place)
+            for transaction, refusal in applied.refusals:
+                self.numbers.refused += 1
+                answers[id(transaction)].set_exception(refusal)
+
+    # Failing.
+
+    def _fail(self, error: BaseException, batch: Sequence[_Waiting]) -> None:
+        """Stop acknowledging, for good: whoever waits is told why."""
+        if self.failed is None:
+            self.failed = error
+        stopped = EngineStopped(f"the node has stopped acknowledging: {error}")
+        self._answer_leftovers(stopped, batch)
+        with self._lock:
+            self._lock.notify_all()
+        with self._ready_lock:
+            self._ready_lock.notify_all()
+
+    def _answer_leftovers(self, error: EngineStopped, batch: Sequence[_Waiting] = ()) -> None:
+        with self._lock:
+            leftovers = [*batch, *self._queue]
+            self._queue.clear()
+            self._waiting_bytes = 0
+        with self._ready_lock:
+            for ready in self._ready:
+                leftovers += ready
+            self._ready.clear()
+            questions = list(self._questions)
+            self._questions.clear()
+        for item in leftovers:
+            if not item.answer.done():
+                item.answer.set_exception(error)
+        for _, question in questions:
+            question.set_exception(error)
+
+
+class UnknownChain(Refused):
+    """The chain named is not hosted here."""
+
+    number = 12
+    says = "chain: expected one of {known}, got {given}"

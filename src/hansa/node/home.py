@@ -1,0 +1,123 @@
+"""The home folder of a node: genesis, configuration, key store."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from hansa.core.codec import encode, to_readable
+from hansa.core.errors import OperatorError
+from hansa.core.finality import TrustedNetwork
+from hansa.core.genesis import Genesis, compute_network_id, decode_genesis
+from hansa.core.keystore import KeyStore
+from hansa.core.proof import Trust
+
+
+class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """``HOME/config.json``."""
+
+    read_model: str = ""
+    """A SQLAlchemy URL; empty for SQLite in the home folder."""
+    runs_relay: bool = True
+    """Whether this node carries packets between its own chains."""
+    max_waiting: int = 20_000
+    http: dict[str, Any] = {}
+    """Limits of the HTTP door."""
+
+
+def create_home(
+    home: Path,
+    genesis: Genesis,
+    keys: KeyStore,
+    *,
+    passphrase: str | None = None,
+    config: NodeConfig | None = None,
+) -> None:
+    """Write a new home folder: genesis, configuration, key store.
+
+    Raises: OperatorError if there is one already.
+    """
+    if (home / "genesis.bin").exists():
+        raise OperatorError(f"{home}: expected a folder without a network, got one that has one")
+    home.mkdir(parents=True, exist_ok=True)
+    write_private(home / "keys.json", keys.seal(passphrase, os.urandom))
+    _write(home / "config.json", msgspec.json.format(msgspec.json.encode(config or NodeConfig())))
+    readable = {"network": compute_network_id(genesis).hex(), **to_readable(genesis)}
+    _write(home / "genesis.json", json.dumps(readable, indent=2).encode())
+    _write(home / "genesis.bin", encode(genesis))  # Last: it makes the folder a home.
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that its owner alone can read, whole or not at all."""
+    draft = path.with_name(path.name + ".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def load_genesis(home: Path) -> Genesis:
+    """Read the genesis of a home.
+
+    Raises: OperatorError if there is none.
+    """
+    path = home / "genesis.bin"
+    if not path.exists():
+        raise OperatorError(f"{home}: expected a home with a genesis, got none; run `hansa init`")
+    return decode_genesis(path.read_bytes())
+
+
+def load_keys(home: Path, passphrase: Callable[[], str]) -> KeyStore:
+    """Open the key store of a home; ``passphrase`` is asked only where one is needed.
+
+    Raises: OperatorError.
+    """
+    path = home / "keys.json"
+    if not path.exists():
+        raise OperatorError(f"{path}: expected a key store, got none; run `hansa init`")
+    return KeyStore.unseal(path.read_bytes(), passphrase)
+
+
+def load_config(home: Path) -> NodeConfig:
+    """Read the configuration of a home; a home without one has the defaults.
+
+    Raises: OperatorError.
+    """
+    path = home / "config.json"
+    if not path.exists():
+        return NodeConfig()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=NodeConfig)
+    except msgspec.DecodeError as error:
+        raise OperatorError(f"{path}: {error}") from None
+
+
+def make_trust(genesis: Genesis) -> Trust:
+    """Return what a verifier must trust to judge proofs of this network."""
+    network = TrustedNetwork(compute_network_id(genesis), genesis.validators)
+    return Trust((network,))
+
+
+def make_readable_trust(genesis: Genesis) -> dict[str, Any]:
+    """Return the trust file's content, for ``hansa verify --trust``."""
+    return {
+        "networks": [
+            {
+                "network": compute_network_id(genesis).hex(),
+                "name": genesis.name,
+                "is_sandbox": genesis.is_sandbox,
+                "chains": [chain.name for chain in genesis.chains],
+                "validators": [key.hex() for key in genesis.validators],
+            }
+        ]
+    }

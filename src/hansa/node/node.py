@@ -1,0 +1,379 @@
+"""The node: one process that hosts all chains of a network on a home folder."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from hansa.core.apply import get_sequence
+from hansa.core.block import BlockRecord, ChainRecord
+from hansa.core.errors import Numbered, OperatorError
+from hansa.core.finality import CheckpointSigner, make_verifier_key, note_of
+from hansa.core.keystore import KeyStore
+from hansa.core.ledger import Ledger, NetworkBlock
+from hansa.core.proof import pack_bundle
+from hansa.core.prover import NotThere, Place, prove_places
+from hansa.core.readmodel import Kind, ReadModel
+from hansa.core.tilelog import ENTRIES, TilePath
+from hansa.core.transaction import Message
+from hansa.network.relay import Relay
+from hansa.network.solo import EngineStopped, Inclusion, SoloEngine
+from hansa.node.composition import VIEWS, make_rulebook
+from hansa.node.home import NodeConfig, load_config, load_genesis
+from hansa.node.relay_end import LocalEnd
+from hansa.storage.errors import StorageError
+from hansa.storage.lock import HomeLock
+from hansa.storage.sql import open_engine
+
+T = TypeVar("T")
+
+PROJECTED_BLOCKS: Final = 64
+"""Blocks that the read model takes in one SQL transaction at most."""
+
+KEPT_BLOCKS: Final = 256
+"""Durable blocks kept in memory for the read model and the relay."""
+
+
+def system_clock() -> int:
+    """Return the machine's time in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Node:
+    """One process that hosts all chains of a network on a home folder.
+
+    Opening it takes the lock and brings ledger and read model to the last durable block; it answers
+    questions then. ``start`` lets it take transactions.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        keys: KeyStore,
+        clock: Callable[[], int] = system_clock,
+        config: NodeConfig | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
+        purpose: str = "node",
+    ) -> None:
+        self.home = home
+        self.genesis = load_genesis(home)
+        self.config = config or load_config(home)
+        self.keys = keys
+        self._progress = on_progress or (lambda _what, _done, _total: None)
+        self._lock = HomeLock(home, purpose)
+        try:
+            self._open(clock)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, clock: Callable[[], int]) -> None:
+        signer = CheckpointSigner(self.keys.get_secret("validator"))
+        if signer.public not in self.genesis.validators:
+            raise OperatorError(
+                f"key 'validator': expected one of the genesis, got {signer.public.hex()}"
+            )
+        self.rulebooks = {chain.name: make_rulebook(chain.name) for chain in self.genesis.chains}
+        self.ledger = Ledger(
+            self.home / "ledger",
+            self.genesis,
+            self.rulebooks,
+            signer,
+            on_replay=lambda done, total: self._progress("replaying blocks", done, total),
+        )
+        self.network = self.ledger.network
+        self.engine = SoloEngine(self.ledger, clock=clock, max_waiting=self.config.max_waiting)
+        self.engine.on_block.append(self._take_block)
+        url = self.config.read_model or self.home / "readmodel.db"
+        hosted = {module.name for book in self.rulebooks.values() for module in book.modules}
+        views = {name: view for name, view in VIEWS.items() if name in hosted}
+        self.read_model = ReadModel(open_engine(url), self.ledger.chains, views)
+        self.on_projected: list[Callable[[int], None]] = []
+        self._recent: dict[int, BlockRecord] = {}
+        self._projected = threading.Condition()
+        self._projector: threading.Thread | None = None
+        self._stopping = False
+        self.projection_failed: BaseException | None = None
+        self.relay: Relay | None = None
+        if self.read_model.height > self.ledger.height:
+            self.read_model.reset()  # It belongs to a history that was never acknowledged.
+        self.project_pending()
+
+    # What it is made of, by name.
+
+    @property
+    def is_sandbox(self) -> bool:
+        """Whether one key store plays every party."""
+        return self.genesis.is_sandbox
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The kinds of object that can be listed, by singular name."""
+        return self.read_model.kinds
+
+    @property
+    def messages(self) -> dict[str, dict[str, type[Message]]]:
+        """The messages of each chain by name: ``orders.place``."""
+        return {
+            chain: {
+                name: cls for module in book.modules for name, cls in module.message_names().items()
+            }
+            for chain, book in self.rulebooks.items()
+        }
+
+    @property
+    def errors(self) -> dict[int, type[Numbered]]:
+        """Every numbered error of the modules hosted."""
+        return {
+            error.number: error
+            for book in self.rulebooks.values()
+            for module in book.modules
+            for error in module.errors
+        }
+
+    # Life.
+
+    def start(self) -> None:
+        """Begin to take transactions, project and relay."""
+        self.engine.start()
+        self._projector = threading.Thread(
+            target=self._run_projector, name="projector", daemon=True
+        )
+        self._projector.start()
+        if self.config.runs_relay and len(self.genesis.chains) > 1:
+            self.relay = Relay({name: LocalEnd(self, name) for name in self.ledger.chains})
+            self.on_projected.append(self._wake_relay)
+            self.relay.start()
+            self.relay.wake()
+
+    def _wake_relay(self, _height: int) -> None:
+        if self.relay is not None:
+            self.relay.wake()
+
+    def stop(self) -> None:
+        """Finish what was taken, bring everything to the last block, let go of the home."""
+        if self.relay is not None:
+            self.relay.stop()
+        self.engine.stop()
+        with self._projected:
+            self._stopping = True
+            self._projected.notify_all()
+        if self._projector is not None:
+            self._projector.join()
+        if self.projection_failed is None:
+            self.project_pending()
+        self.ledger.close()
+        self.read_model.engine.dispose()
+        self._lock.release()
+
+    def __enter__(self) -> "Node":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # Submitting.
+
+    def submit_many(self, chain: str, envelopes: Sequence[bytes]) -> "list[Future[Inclusion]]":
+        """Queue transactions in order; see :meth:`SoloEngine.submit_many`."""
+        return self.engine.submit_many(chain, envelopes)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function between two blocks, where it may read the state of any chain."""
+        return self.engine.call(function)
+
+    def get_sequence(self, chain: str, account: bytes, lane: int = 0) -> int:
+        """Return the sequence an account must use next on a lane.
+
+        Raises: NotThere for a chain that isn't hosted here.
+        """
+        if chain not in self.ledger.chains:
+            raise NotThere(f"chain: expected one of {', '.join(self.ledger.chains)}, got {chain}")
+        return self.call(lambda: get_sequence(self.ledger.chains[chain], account, lane))
+
+    # The read model follows.
+
+    def _take_block(self, block: NetworkBlock) -> None:
+        with self._projected:
+            self._recent[block.height] = block.record
+            self._recent.pop(block.height - KEPT_BLOCKS, None)
+            self._projected.notify_all()
+
+    def read_block(self, height: int) -> BlockRecord:
+        """Return a durable block, from memory if it is recent."""
+        return self._recent.get(height) or self.ledger.read_block(height)
+
+    def project_pending(self) -> None:
+        """Bring the read model to the last durable block, in the calling thread."""
+        total = self.ledger.height
+        while (first := self.read_model.height + 1) <= self.ledger.height:
+            last = min(self.ledger.height, first + PROJECTED_BLOCKS - 1)
+            self.read_model.project([self.read_block(height) for height in range(first, last + 1)])
+            self._progress("building the read model", last, total)
+
+    def _run_projector(self) -> None:
+        while True:
+            with self._projected:
+                while self.read_model.height >= self.ledger.height and not self._stopping:
+                    self._projected.wait(0.5)
+                if self._stopping:
+                    return
+            try:
+                self.project_pending()
+            except BaseException as error:
+                self.projection_failed = error
+                raise
+            with self._projected:
+                self._projected.notify_all()
+            for callback in self.on_projected:
+                callback(self.read_model.height)
+
+    def wait_projected(self, height: int, timeout_s: float = 10.0) -> bool:
+        """Wait until the read model has reached a height; False if it hasn't by then."""
+        with self._projected:
+            return self._projected.wait_for(
+                lambda: self.read_model.height >= height or self._stopping, timeout_s
+            )
+
+    # Answers about the node.
+
+    def ready(self) -> str | None:
+        """Return None if the node takes transactions, else the reason why it doesn't."""
+        if self.engine.failed is not None:
+            return f"stopped acknowledging: {describe_failure(self.engine.failed)}"
+        if self.projection_failed is not None:
+            return f"read model: {self.projection_failed}"
+        if self._projector is None:
+            return "not started"
+        return None
+
+    def status(self) -> dict[str, Any]:
+        """Return what the node is and where it stands."""
+        reason = self.ready()
+        return {
+            "network": self.network.hex(),
+            "name": self.genesis.name,
+            "is_sandbox": self.is_sandbox,
+            "engine": "solo",
+            "height": self.ledger.height,
+            "time_ms": self.ledger.time_ms,
+            "ready": reason is None,
+            "reason": reason or "",
+            "read_model_height": self.read_model.height,
+            "waiting": self.engine.waiting,
+            "relay": {
+                "carried": self.relay.carried if self.relay else 0,
+                "troubles": self.relay.troubles[-5:] if self.relay else [],
+            },
+            "chains": {
+                name: {
+                    "height": chain.header.height,
+                    "log_size": chain.header.log_size,
+                    "log_root": chain.header.log_root.hex(),
+                    "app_hash": chain.app_hash.hex(),
+                }
+                for name, chain in self.ledger.chains.items()
+            },
+        }
+
+    def get_block(self, height: int) -> dict[str, Any]:
+        """Return a block as people read it.
+
+        Raises: NotThere.
+        """
+        if not 0 <= height <= self.ledger.block_log.durable_height - 1:
+            raise NotThere(f"height: expected 0 to {self.ledger.height}, got {height}")
+        record = self.read_block(height)
+        return {
+            "height": record.height,
+            "time_ms": record.time_ms,
+            "app_hash": record.network_hash.hex(),
+            "chains": [_readable_chain_record(part) for part in record.chains],
+        }
+
+    def checkpoint(self, chain: str) -> bytes:
+        """Return the newest signed note of a chain.
+
+        Raises: NotThere.
+        """
+        final = self.ledger.published.get(chain)
+        if final is None:
+            raise NotThere(f"chain: expected one of {', '.join(self.ledger.chains)}, got {chain}")
+        return note_of(final.finality)
+
+    def vkey(self, chain: str) -> str:
+        """Return the key that verifies a chain's checkpoints, in C2SP form.
+
+        Raises: NotThere.
+        """
+        if chain not in self.ledger.chains:
+            raise NotThere(f"chain: expected one of {', '.join(self.ledger.chains)}, got {chain}")
+        return str(make_verifier_key(self.network, chain, self.genesis.validators[0]))
+
+    def tile(self, chain: str, path: TilePath) -> bytes | None:
+        """Return a tile or an entry bundle, or None where the log doesn't reach."""
+        log = self.ledger.chains[chain].log
+        if path.level == ENTRIES:
+            return log.entry_bundle(path.number, path.width)
+        assert isinstance(path.level, int)
+        return log.tile(path.level, path.number, path.width)
+
+    # Proofs.
+
+    def find_places(self, kind: str, identifier: str) -> list[Place]:
+        """Return where the facts about an object stand, on every chain hosted here.
+
+        Raises: NotThere.
+        """
+        if kind == "transaction":
+            row = self.read_model.get_transaction(identifier)
+            if row is not None:
+                return [Place(row["chain"], row["height"], row["leaf"])]
+        elif kind not in self.kinds:
+            known = ", ".join(["transaction", *sorted(self.kinds)])
+            raise NotThere(f"kind: expected one of {known}, got {kind!r}")
+        else:
+            rows = self.read_model.get_history(identifier)
+            if not rows and (row := self.read_model.get_row(self.kinds[kind], identifier)):
+                rows = [row]
+            if rows:
+                places = [Place(row["chain"], row["height"], row["leaf"]) for row in rows]
+                return list(dict.fromkeys(places))
+        raise NotThere(f"{kind}: expected one that exists, got {identifier}")
+
+    def prove(self, kind: str, identifier: str) -> bytes:
+        """Return the proof file of an object: every fact about it, or one transaction.
+
+        Raises: NotThere.
+        """
+        places = self.find_places(kind, identifier)
+        return pack_bundle(self.call(lambda: prove_places(self.ledger, places)))
+
+
+def describe_failure(error: BaseException) -> str:
+    """Say what stopped the node and what to do."""
+    if isinstance(error, StorageError):
+        return (
+            f"{error}; make room or mend the disk, then start again: nothing acknowledged is lost"
+        )
+    if isinstance(error, EngineStopped | OperatorError):
+        return str(error)
+    return f"{type(error).__name__}: {error}; this is a bug, the block it met was not made"
+
+
+def _readable_chain_record(part: ChainRecord) -> dict[str, Any]:
+    header = part.header
+    return {
+        "chain": part.chain,
+        "is_resting": header is None,
+        "app_hash": part.app_hash.hex(),
+        "log_size": header.log_size if header else None,
+        "log_root": header.log_root.hex() if header else None,
+        "transactions": len(part.envelopes),
+        "entries": len(part.receipts),
+        "packets": sum(len(page.items) for page in part.pages),
+    }
