@@ -7,7 +7,6 @@ from typing import Final
 from hansa.core.block import (
     DEADLINES,
     GENESIS,
-    MAX_ERROR_BYTES,
     TRANSACTION,
     Entry,
     Fault,
@@ -21,7 +20,7 @@ from hansa.core.block import (
     receipt_digest,
 )
 from hansa.core.chain import Chain
-from hansa.core.codec import encode, readable_name
+from hansa.core.codec import clean_error_text, encode, readable_name
 from hansa.core.errors import (
     Expired,
     InactiveMessage,
@@ -122,6 +121,7 @@ def _close_block(
         time_ms=ctx.time_ms,
         log_size=staged.size,
         log_root=staged.root,
+        outbox_size=len(pages),
         outbox_root=compute_outbox_root(pages),
         previous=chain.app_hash,
         writes=compute_writes_digest(writes),
@@ -141,6 +141,7 @@ def _make_entry(height: int, verdict: Verdict) -> bytes:
         kind=verdict.kind,  # type: ignore[arg-type]
         source=receipt.source,
         receipt=receipt_digest(verdict.receipt_bytes),
+        event_count=len(receipt.events),
         events_root=compute_root(compute_event_hashes(receipt.salt, receipt.events)),
     )
     return encode(entry)
@@ -218,9 +219,8 @@ def _run_transaction(chain: Chain, ctx: Context, transaction: Transaction, index
 
 
 def make_fault(error: Numbered) -> Fault:
-    """Return the numbered error as a receipt keeps it; the text is cut at a character."""
-    text = error.text.encode()[:MAX_ERROR_BYTES].decode(errors="ignore")
-    return Fault(number=error.number, text=text)
+    """Return the numbered error as a receipt keeps it."""
+    return Fault(number=error.number, text=clean_error_text(error))
 
 
 def _make_verdict(

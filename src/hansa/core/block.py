@@ -6,14 +6,23 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from hansa.core.codec import U32, U63, ChainName, Raw32, TimeMs, Value, encode, make_decoder
+from hansa.core.codec import (
+    MAX_ERROR_BYTES,
+    U32,
+    U63,
+    ChainName,
+    Raw32,
+    TimeMs,
+    Value,
+    encode,
+    make_decoder,
+)
 from hansa.core.hashing import Digest, digester, tagged_hasher
 from hansa.core.merkle import compute_root, leaf_hash
 from hansa.core.packet import Page
 
 MAX_ENTRY_BYTES: Final = 512
 MAX_EVENTS: Final = 65_535
-MAX_ERROR_BYTES: Final = 512
 
 GENESIS: Final = 0
 TRANSACTION: Final = 1
@@ -57,6 +66,7 @@ class Entry(Value):
     """GENESIS, TRANSACTION or DEADLINES."""
     source: Digest
     receipt: Digest
+    event_count: U32
     events_root: Raw32
     """RFC 9162 root over the salted event hashes."""
 
@@ -71,8 +81,10 @@ class Header(Value):
     time_ms: TimeMs
     log_size: U63
     log_root: Raw32
+    outbox_size: U32
+    """How many pages this block sends to other chains."""
     outbox_root: Raw32
-    """Over the pages this block sends to other chains."""
+    """RFC 9162 root over these pages."""
     previous: Digest
     """app_hash of the chain's header before this one; the network id for the genesis."""
     writes: Digest

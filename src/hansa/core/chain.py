@@ -207,6 +207,7 @@ def make_resting_header(network: bytes, chain: str) -> Header:
         time_ms=0,
         log_size=0,
         log_root=EMPTY_ROOT,
+        outbox_size=0,
         outbox_root=EMPTY_ROOT,
         previous=ZERO_DIGEST,
         writes=ZERO_DIGEST,

@@ -24,11 +24,13 @@ from typing import (
 import msgspec
 from msgspec import Meta, Struct
 
-from hansa.core.errors import Malformed
+from hansa.core.errors import Malformed, Numbered
 
 T = TypeVar("T")
 
 MAX_FREE_TEXT_BYTES: Final = 1_024
+MAX_ERROR_BYTES: Final = 512
+"""Of an error's text on a receipt."""
 
 U8 = Annotated[int, Meta(ge=0, le=0xFF)]
 U16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
@@ -87,6 +89,18 @@ def check_text(text: str, field: str, limit: int) -> None:
     if found := FORBIDDEN.search(text):
         given = f"U+{ord(found.group()):04X} at {found.start()}"
         raise Malformed(field=field, expected="no control or direction character", given=given)
+
+
+def clean_error_text(error: Numbered) -> str:
+    """Return an error's text as receipts and acknowledgements can carry it.
+
+    It shows what was given; a character that the codec forbids would make the receipt unreadable.
+    """
+    text = error.text
+    if len(text) <= MAX_ERROR_BYTES and text.isascii() and text.isprintable():
+        return text
+    cut = FORBIDDEN.sub("?", text).encode("utf-8", "replace")[:MAX_ERROR_BYTES]
+    return cut.decode(errors="ignore")
 
 
 Check = Callable[[Any, str], None]

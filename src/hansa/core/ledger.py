@@ -282,7 +282,7 @@ class Ledger:
 
     @property
     def _unflushed_keys(self) -> int:
-        return sum(chain.state.recent_count for chain in self.chains.values())
+        return sum(chain.state.unflushed_count for chain in self.chains.values())
 
     def flush(self) -> None:
         """Bring the state store to the present height, in one atomic commit.
@@ -290,7 +290,7 @@ class Ledger:
         The block log must be durable to this height first, or the state could outlive its block.
         """
         self.block_log.sync()
-        writes = [pair for chain in self.chains.values() for pair in chain.state.recent_writes()]
+        writes = [pair for chain in self.chains.values() for pair in chain.state.unflushed_writes()]
         writes.sort()
         meta = {b"network": self.network, b"time": self.time_ms.to_bytes(8, "big")}
         for name, chain in self.chains.items():
@@ -304,7 +304,7 @@ class Ledger:
                 meta[b"root/" + name.encode() + height.to_bytes(8, "big")] = root
         self.store.commit(writes, height=self.height + 1, meta=meta)
         for chain in self.chains.values():
-            chain.state.forget_recent()
+            chain.state.mark_flushed()
         self._unflushed_blocks = 0
 
     def _start_state_roots(self) -> None:

@@ -10,7 +10,18 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from hansa.core.codec import U8, U32, U63, ChainName, TimeMs, Value, encode, make_decoder
+from hansa.core.codec import (
+    MAX_ERROR_BYTES,
+    U8,
+    U32,
+    U63,
+    ChainName,
+    TimeMs,
+    Value,
+    encode,
+    make_decoder,
+)
+from hansa.core.hashing import Digest
 from hansa.core.merkle import compute_root, leaf_hash
 
 MAX_PAYLOAD_BYTES: Final = 8 * 1024
@@ -42,13 +53,15 @@ class Acknowledgement(Value, tag=2):
     """DONE, REFUSED (by a rule of the destination) or EXPIRED."""
     number: U32
     """The error's number if refused, else 0."""
-    text: Annotated[str, Meta(max_length=512)]
+    text: Annotated[str, Meta(max_length=MAX_ERROR_BYTES)]
     """The error's text if refused, else empty."""
 
 
 class Page(Value):
     """Items of one block for one destination, consecutive."""
 
+    network: Digest
+    """Of the destination: chains of two networks may bear one name."""
     destination: ChainName
     first: U63
     """Sequence of the first item; the others follow without a gap."""
@@ -68,13 +81,17 @@ decode_page: Callable[[bytes], Page] = make_decoder(Page, "page")
 class Outgoing(Value):
     """An item with its place, as a handler hands it to the block."""
 
+    network: Digest
     destination: ChainName
     sequence: U63
     item: bytes
 
 
 def make_pages(outgoing: Sequence[Outgoing]) -> list[Page]:
-    """Cut a block's items into pages: by destination in byte order, then by sequence."""
+    """Cut a block's items into pages: by destination in byte order, then by sequence.
+
+    A chain has one client for a name, so the items for one name are for one network.
+    """
     pages: list[Page] = []
     batch: list[Outgoing] = []
     size = 0
@@ -93,7 +110,10 @@ def make_pages(outgoing: Sequence[Outgoing]) -> list[Page]:
 def _make_page(batch: Sequence[Outgoing]) -> Page:
     first = batch[0]
     return Page(
-        destination=first.destination, first=first.sequence, items=tuple(o.item for o in batch)
+        network=first.network,
+        destination=first.destination,
+        first=first.sequence,
+        items=tuple(o.item for o in batch),
     )
 
 

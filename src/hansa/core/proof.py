@@ -95,7 +95,6 @@ class EventFact(Value, tag=3):
     event: Annotated[bytes, Meta(max_length=MAX_TRANSACTION_BYTES)]
     salt: Salt
     index: U32
-    count: U32
     path: Path
     """Up to the entry's events root."""
 
@@ -114,7 +113,6 @@ class PageFact(Value, tag=5):
     chain: ChainName
     page: Annotated[bytes, Meta(max_length=64 * 1024)]
     index: U32
-    count: U32
     path: Path
     """Up to the header's outbox root."""
 
@@ -308,7 +306,8 @@ def _verify_receipt(receipt_bytes: bytes, entry: Entry) -> Receipt:
     place = (receipt.source, receipt.height, receipt.index)
     if place != (entry.source, entry.height, entry.index):
         raise ProofError("receipt: expected source, height and index of the entry, got others")
-    if compute_events_root(receipt.salt, receipt.events) != entry.events_root:
+    root = compute_events_root(receipt.salt, receipt.events)
+    if (len(receipt.events), root) != (entry.event_count, entry.events_root):
         raise ProofError("events: expected those the entry commits to, got others")
     return receipt
 
@@ -383,7 +382,7 @@ def verify_event_fact(fact: EventFact, headers: dict[str, Header]) -> ProvenFact
     """
     entry = verify_leaf(fact.leaf, headers)
     event_hash = compute_event_hash(fact.salt, fact.event)
-    verify_inclusion(event_hash, fact.index, fact.count, fact.path, entry.events_root)
+    verify_inclusion(event_hash, fact.index, entry.event_count, fact.path, entry.events_root)
     time_ms = headers[fact.leaf.chain].time_ms
     chain, index = fact.leaf.chain, fact.leaf.index
     return ProvenFact("event", chain, entry.height, time_ms, index, (fact.event,))
@@ -413,7 +412,8 @@ def _holds(value: Any, wanted: bytes) -> bool:
 
 def _verify_page(fact: PageFact, headers: dict[str, Header]) -> ProvenFact:
     header = _header_of(fact.chain, headers)
-    verify_inclusion(leaf_hash(fact.page), fact.index, fact.count, fact.path, header.outbox_root)
+    page_hash, size = leaf_hash(fact.page), header.outbox_size
+    verify_inclusion(page_hash, fact.index, size, fact.path, header.outbox_root)
     try:
         page = decode_page(fact.page)
     except Malformed as error:

@@ -46,7 +46,6 @@ class PageProof:
 
     page: bytes
     index: int
-    count: int
     path: tuple[bytes, ...]
 
 
@@ -140,9 +139,7 @@ def prove_packets(ledger: Ledger, chain: str, height: int, page: int) -> Bundle:
     """
     delivery = make_delivery(ledger.read_block(height), chain, [page])
     proof = delivery.pages[0]
-    fact = PageFact(
-        chain=chain, page=proof.page, index=proof.index, count=proof.count, path=proof.path
-    )
+    fact = PageFact(chain=chain, page=proof.page, index=proof.index, path=proof.path)
     return _make_bundle(ledger, {chain: delivery.final}, [fact])
 
 
@@ -159,7 +156,7 @@ def make_delivery(record: BlockRecord, chain: str, pages: Sequence[int]) -> Deli
             f"page: expected one of {len(encoded)} of block {record.height}, got {pages}"
         )
     proofs = tuple(
-        PageProof(encoded[page], page, len(encoded), tuple(compute_inclusion_path(hashes, page)))
+        PageProof(encoded[page], page, tuple(compute_inclusion_path(hashes, page)))
         for page in pages
     )
     last = part.pages[max(pages)]
@@ -224,6 +221,5 @@ def _make_event_fact(
         event=receipt.events[event_index],
         salt=compute_event_salt(receipt.salt, event_index),
         index=event_index,
-        count=len(hashes),
         path=tuple(compute_inclusion_path(hashes, event_index)),
     )

@@ -11,6 +11,9 @@ R = TypeVar("R")
 
 MISSING: Final[Any] = object()
 
+MAX_KNOWN: Final = 200_000
+"""Decoded values kept for a chain after a flush."""
+
 
 class StateReader(Protocol):
     """Where encoded values rest: the state store of the storage floor."""
@@ -20,19 +23,20 @@ class StateReader(Protocol):
 
 
 class State:
-    """Decoded values by key: this block's writes over recent ones over the store.
+    """Decoded values by key: this block's writes over known ones over the store.
 
-    ``recent`` holds what committed blocks wrote since the store was last flushed. A write made
-    while a transaction runs is journalled, so that :meth:`undo` can take it back to any mark;
-    marks nest.
+    What committed blocks wrote stays known, and waits to be flushed, as does what was read from the
+    store, so that keys in use are decoded once. A write made while a transaction runs is
+    journalled, so that :meth:`undo` can take it back to any mark; marks nest.
     """
 
-    __slots__ = ("_block", "_journal", "_prefix", "_recent", "_store")
+    __slots__ = ("_block", "_journal", "_known", "_prefix", "_store", "_unflushed")
 
     def __init__(self, store: StateReader, prefix: bytes = b"") -> None:
         self._store = store
         self._prefix = prefix
-        self._recent: dict[bytes, Any] = {}
+        self._known: dict[bytes, Any] = {}
+        self._unflushed: dict[bytes, None] = {}
         self._block: dict[bytes, Any] = {}
         self._journal: list[tuple[bytes, Any]] = []
 
@@ -40,10 +44,10 @@ class State:
         """Return the value under a key, or None."""
         value = self._block.get(key, MISSING)
         if value is MISSING:
-            value = self._recent.get(key, MISSING)
+            value = self._known.get(key, MISSING)
             if value is MISSING:
                 data = self._store.get(self._prefix + key)
-                return None if data is None else decode(data)
+                value = self._known[key] = None if data is None else decode(data)
         return value  # type: ignore[no-any-return]
 
     def write(self, key: bytes, value: object | None) -> None:
@@ -72,8 +76,9 @@ class State:
         return [(key, None if (v := block[key]) is None else encode(v)) for key in sorted(block)]
 
     def adopt_block(self) -> None:
-        """Let this block's writes count as committed; they stay in memory until flushed."""
-        self._recent.update(self._block)
+        """Let this block's writes count as committed; they wait in memory to be flushed."""
+        self._known.update(self._block)
+        self._unflushed.update(dict.fromkeys(self._block))
         self.drop_block()
 
     def drop_block(self) -> None:
@@ -81,19 +86,24 @@ class State:
         self._block = {}
         self._journal = []
 
-    def recent_writes(self) -> list[tuple[bytes, bytes | None]]:
+    def unflushed_writes(self) -> list[tuple[bytes, bytes | None]]:
         """Return all committed writes not yet in the store, encoded, with the chain's prefix."""
-        recent, prefix = self._recent, self._prefix
-        return [(prefix + key, None if v is None else encode(v)) for key, v in recent.items()]
+        known, prefix = self._known, self._prefix
+        return [
+            (prefix + key, None if (value := known[key]) is None else encode(value))
+            for key in self._unflushed
+        ]
 
-    def forget_recent(self) -> None:
-        """Drop the recent layer once the store holds it."""
-        self._recent = {}
+    def mark_flushed(self) -> None:
+        """Note that the store holds all of it; where much is known, forget it."""
+        self._unflushed = {}
+        if len(self._known) > MAX_KNOWN:
+            self._known = {}
 
     @property
-    def recent_count(self) -> int:
+    def unflushed_count(self) -> int:
         """How many keys wait for a flush."""
-        return len(self._recent)
+        return len(self._unflushed)
 
 
 class HasState(Protocol):

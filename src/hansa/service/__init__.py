@@ -1,0 +1,1 @@
+"""Trade: one folder for each module, all of one shape."""

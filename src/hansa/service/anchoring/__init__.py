@@ -1,0 +1,1 @@
+"""Each chain's checkpoints, recorded by the anchor chain, so that no past is rewritten unseen."""

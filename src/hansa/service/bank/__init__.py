@@ -1,0 +1,1 @@
+"""Balances in double entry, and what is held of them; nothing else moves money."""

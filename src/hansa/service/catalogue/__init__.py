@@ -1,0 +1,1 @@
+"""Products as their sellers describe them, with every revision kept."""

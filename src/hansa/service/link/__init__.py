@@ -1,0 +1,1 @@
+"""Packets between chains, proven to whoever takes them."""

@@ -1,0 +1,1 @@
+"""Who takes part, what their accounts may do, and what they decide together."""

@@ -1,0 +1,1 @@
+"""Orders from placing to the release of the money, with returns, refunds and credit notes."""

@@ -1,0 +1,1 @@
+"""Shipments: who holds the goods of a funded order, leg by leg, until they have arrived."""
