@@ -290,10 +290,10 @@ class Harness:
         ctx.enter(digest, signers, digest[1:17])
         try:
             yield ctx
-        except BaseException:
-            self.state.drop_block()
-            raise
-        self._commit(ctx, digest if signers else None)
+            self._commit(ctx, digest if signers else None)
+        finally:
+            # A new one knows nothing, so that the next block reads what was encoded.
+            self.state = State(self.store)
 
     def _commit(self, ctx: Context, digest: bytes | None) -> None:
         for key, value in self.state.block_writes():

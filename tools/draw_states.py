@@ -12,9 +12,9 @@ DOCUMENT = Path("docs/modules/orders-states.md")
 HEADER = """\
 # The life of an order
 
-Drawn by `tools/draw_states.py` from `TRANSITIONS` in `src/hansa/service/orders/model.py`; a test says
-when it is out of date. Words on the arrows are messages, `shipment …` what the logistics chain says,
-`deadline` the passing of time. Every state that is not final is left by `deadline` alone.
+Drawn by `tools/draw_states.py` from `TRANSITIONS` in `src/hansa/service/orders/model.py`; a test
+says when it is out of date. Words on the arrows are messages, `shipment …` what the logistics chain
+says, `deadline` the passing of time. Every state that is not final is left by `deadline` alone.
 
 """
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 from tests.chain_world import DAY_MS, World, get_end
 
-from hansa.core.packet import DONE, EXPIRED, REFUSED
+from hansa.core.packet import DONE, EXPIRED, REFUSED, decode_page
 from hansa.service.link.model import PageProof, Receive, UpdateClient
 from hansa.service.link.rules import CLIENTS, PENDING
 
@@ -182,7 +182,7 @@ class LinkMachine(RuleBasedStateMachine):
 
 
 def _get_start(message: Receive) -> int:
-    return int(msgspec.msgpack.decode(message.pages[0].page)[1])
+    return decode_page(message.pages[0].page).first
 
 
 LinkMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)

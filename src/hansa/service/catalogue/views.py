@@ -40,10 +40,13 @@ PRODUCTS: Final = sa.Table(
     sa.Column("id", sa.String(32), primary_key=True),
     *_product_columns(),
     *place_columns(),
-    sa.Index("products_by_reference", "organisation", "reference"),
-    sa.Index("products_by_seller", "seller", "id"),
-    sa.Index("products_by_gtin", "gtin"),
-    sa.Index("products_by_origin", "origin", "id"),
+    # Lists show the newest change first, narrowed or not.
+    sa.Index("products_by_time", "updated_ms", "id"),
+    sa.Index("products_by_organisation", "organisation", "updated_ms", "id"),
+    sa.Index("products_by_seller", "seller", "updated_ms", "id"),
+    sa.Index("products_by_gtin", "gtin", "updated_ms", "id"),
+    sa.Index("products_by_origin", "origin", "updated_ms", "id"),
+    sa.Index("products_by_reference", "reference"),
 )
 """Every product as it now is."""
 

@@ -59,9 +59,11 @@ ORDERS: Final = sa.Table(
     sa.Column("dated_ms", sa.BigInteger, nullable=False),
     sa.Column("placed_ms", sa.BigInteger, nullable=False),
     *place_columns(),
-    sa.Index("orders_by_buyer", "buyer", "id"),
-    sa.Index("orders_by_seller", "seller", "id"),
-    sa.Index("orders_by_status", "status", "id"),
+    # Lists show the newest change first, narrowed or not.
+    sa.Index("orders_by_time", "updated_ms", "id"),
+    sa.Index("orders_by_buyer", "buyer", "updated_ms", "id"),
+    sa.Index("orders_by_seller", "seller", "updated_ms", "id"),
+    sa.Index("orders_by_status", "status", "updated_ms", "id"),
     sa.Index("orders_by_reference", "reference"),
     sa.Index("orders_by_leaf", "chain", "leaf", "event_index"),
 )
@@ -96,8 +98,9 @@ CREDIT_NOTES: Final = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("issued_ms", sa.BigInteger, nullable=False),
     *place_columns(),
-    sa.Index("credit_notes_by_buyer", "buyer", "id"),
-    sa.Index("credit_notes_by_seller", "seller", "id"),
+    sa.Index("credit_notes_by_time", "updated_ms", "id"),
+    sa.Index("credit_notes_by_buyer", "buyer", "updated_ms", "id"),
+    sa.Index("credit_notes_by_seller", "seller", "updated_ms", "id"),
     sa.Index("credit_notes_by_reference", "reference"),
 )
 """Every credit note."""
