@@ -8,16 +8,14 @@ from hansa.core.block import (
     DEADLINES,
     GENESIS,
     TRANSACTION,
-    Entry,
     Fault,
     Header,
     Receipt,
     compute_app_hash,
-    compute_event_hashes,
     compute_salt,
     compute_writes_digest,
     deadlines_digest,
-    receipt_digest,
+    make_entry,
 )
 from hansa.core.chain import Chain
 from hansa.core.codec import clean_error_text, encode, readable_name
@@ -34,7 +32,6 @@ from hansa.core.errors import (
     WrongNonce,
     WrongSignature,
 )
-from hansa.core.merkle import compute_root
 from hansa.core.module import DEADLINES_INDEX, KEYS, NONCES, Context
 from hansa.core.module import Sequence as LaneSequence
 from hansa.core.packet import Page, compute_outbox_root, make_pages
@@ -111,7 +108,7 @@ def _close_block(
     if not verdicts and not writes:
         resting = chain.header
         return AppliedBlock(resting, chain.app_hash, (), refusals, (), None, first_leaf, ())
-    staged = chain.log.stage([_make_entry(ctx.height, verdict) for verdict in verdicts])
+    staged = chain.log.stage([make_entry(v.kind, v.receipt, v.receipt_bytes) for v in verdicts])
     state_height, state_root = chain.state_root_at(ctx.height)
     header = Header(
         version=1,
@@ -130,21 +127,6 @@ def _close_block(
     )
     app_hash = compute_app_hash(header)
     return AppliedBlock(header, app_hash, verdicts, refusals, pages, staged, first_leaf, writes)
-
-
-def _make_entry(height: int, verdict: Verdict) -> bytes:
-    receipt = verdict.receipt
-    entry = Entry(
-        version=1,
-        height=height,
-        index=receipt.index,
-        kind=verdict.kind,  # type: ignore[arg-type]
-        source=receipt.source,
-        receipt=receipt_digest(verdict.receipt_bytes),
-        event_count=len(receipt.events),
-        events_root=compute_root(compute_event_hashes(receipt.salt, receipt.events)),
-    )
-    return encode(entry)
 
 
 def find_refusal(

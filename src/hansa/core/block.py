@@ -134,6 +134,21 @@ def compute_events_root(salt: bytes, events: Sequence[bytes]) -> bytes:
     return compute_root(compute_event_hashes(salt, events))
 
 
+def make_entry(kind: int, receipt: Receipt, receipt_bytes: bytes) -> bytes:
+    """Return the encoded entry of a receipt."""
+    entry = Entry(
+        version=1,
+        height=receipt.height,
+        index=receipt.index,
+        kind=kind,  # type: ignore[arg-type]
+        source=receipt.source,
+        receipt=receipt_digest(receipt_bytes),
+        event_count=len(receipt.events),
+        events_root=compute_root(compute_event_hashes(receipt.salt, receipt.events)),
+    )
+    return encode(entry)
+
+
 def compute_app_hash(header: Header) -> bytes:
     """Return the 33-byte digest of a header."""
     return app_hash_of_bytes(encode(header))
@@ -181,3 +196,16 @@ decode_block_record: Callable[[bytes], BlockRecord] = msgspec.msgpack.Decoder(Bl
 
 decode_stored_receipt: Callable[[bytes], Receipt] = msgspec.msgpack.Decoder(Receipt).decode
 """For receipts out of our own block log, checked when they were made."""
+
+
+def list_entries(part: ChainRecord) -> list[bytes]:
+    """Return the entries of a chain's part of a block, derived again from its receipts."""
+    others = len(part.receipts) - len(part.envelopes)
+    entries = []
+    for position, receipt_bytes in enumerate(part.receipts):
+        receipt = decode_stored_receipt(receipt_bytes)
+        kind = TRANSACTION if position >= others else DEADLINES
+        if receipt.height == 0 and position == 0:
+            kind = GENESIS
+        entries.append(make_entry(kind, receipt, receipt_bytes))
+    return entries

@@ -103,8 +103,9 @@ def verify_finality(finality: bytes, chain: str, trusted: TrustedNetwork) -> Che
 
     Raises: ProofError for another scheme, a wrong signature, or any byte that is not needed.
     """
-    keys = [make_verifier_key(trusted.network, chain, key) for key in trusted.validators]
     try:
+        # Inside, for the chain's name may come from the file: one with a space names no key.
+        keys = [make_verifier_key(trusted.network, chain, key) for key in trusted.validators]
         opened = open_note(note_of(finality), keys, exact=True)
         checkpoint = Checkpoint.parse(opened.text)
     except NoteError as error:

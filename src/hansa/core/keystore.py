@@ -128,6 +128,7 @@ class KeyStore:
         """
         try:
             file = msgspec.json.decode(data, type=SealedFile)
+            _check_scheme(file)
             salt, content = bytes.fromhex(file.salt), bytes.fromhex(file.sealed)
             if not file.is_sandbox:
                 key = _stretch(passphrase(), salt, file.opslimit, file.memlimit)
@@ -143,6 +144,14 @@ class KeyStore:
 
     def __repr__(self) -> str:
         return f"KeyStore({len(self._secrets)} keys, is_sandbox={self.is_sandbox})"
+
+
+def _check_scheme(file: SealedFile) -> None:
+    cipher = "none" if file.is_sandbox else CIPHER
+    expected = (KEYSTORE_VERSION, KDF, cipher)
+    given = (file.version, file.kdf, file.cipher)
+    if given != expected:
+        raise OperatorError(f"key store: expected {expected}, got {given}")
 
 
 def _header(salt: bytes) -> bytes:

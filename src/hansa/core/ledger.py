@@ -14,6 +14,7 @@ from hansa.core.block import (
     compute_network_hash,
     decode_block_record,
     decode_header,
+    list_entries,
 )
 from hansa.core.chain import Chain
 from hansa.core.codec import encode
@@ -78,14 +79,18 @@ class Ledger:
         self.time_ms = genesis.time_ms
         self.replayed = 0
         """Blocks that opening had to run again."""
-        self._check_network()
         self.published: dict[str, FinalHeader] = {}
         """The newest durable header of each chain, and what makes it final."""
-        self.chains = {
-            chain.name: self._open_chain(ordinal, rulebooks[chain.name])
-            for ordinal, chain in enumerate(genesis.chains)
-        }
-        self._catch_up(on_replay)
+        self.chains: dict[str, Chain] = {}
+        self._tiles: dict[str, TileStore] = {}
+        try:
+            self._check_network()
+            for ordinal, chain in enumerate(genesis.chains):
+                self.chains[chain.name] = self._open_chain(ordinal, rulebooks[chain.name])
+            self._catch_up(on_replay)
+        except BaseException:
+            self._let_go()
+            raise
 
     # Opening.
 
@@ -118,7 +123,7 @@ class Ledger:
         meta = start.name.encode()
         header_bytes = self.store.get_meta(b"header/" + meta)
         self._open_published(start.name)
-        tiles = TileStore(self.folder / "tiles" / start.name)
+        tiles = self._tiles[start.name] = TileStore(self.folder / "tiles" / start.name)
         prefix = bytes((ordinal,)) + DEADLINES_INDEX.prefix
         return Chain(
             start,
@@ -127,7 +132,11 @@ class Ledger:
             consortium=self.genesis.consortium,
             ordinal=ordinal,
             store=self.store,
-            log=TileLog(tiles, self.store.get_meta(b"edge/" + meta)),
+            log=TileLog(
+                tiles,
+                self.store.get_meta(b"edge/" + meta),
+                repair=lambda: self.rebuild_tiles(start.name),
+            ),
             header=decode_header(header_bytes) if header_bytes else None,
             app_hash=self.store.get_meta(b"app/" + meta) or self.network,
             deadlines=[key[3:] for key, _ in self.store.scan(prefix)],
@@ -135,6 +144,12 @@ class Ledger:
         )
 
     def _catch_up(self, on_replay: Callable[[int, int], None] | None) -> None:
+        # Tiles are not synced: a power failure may have torn some that the block log has entries
+        # of. Those behind the edge are derived again here, those beyond it as blocks are replayed.
+        for name, chain in self.chains.items():
+            if chain.log.find_damaged():
+                self.rebuild_tiles(name)
+            self._tiles[name].may_replace = True
         if self.block_log.height == 0:
             block = self.apply(self.genesis.time_ms, {})
             self.commit(block)
@@ -150,6 +165,30 @@ class Ledger:
             self.replayed += 1
             if on_replay:
                 on_replay(self.height, last)
+        for tiles in self._tiles.values():
+            tiles.may_replace = False
+
+    def rebuild_tiles(self, name: str) -> None:
+        """Derive all full tiles of a chain again from the block log, replacing those that differ.
+
+        Raises: OperatorError if the block log leads to another root than its own headers state.
+        """
+        size = self.chains[name].log.size
+        tiles = TileStore(self.folder / "tiles" / name)
+        tiles.may_replace = True
+        scratch = TileLog(tiles)
+        blocks = self.iterate_blocks(0)
+        while scratch.size < size:
+            part = next(part for part in next(blocks).chains if part.chain == name)
+            if part.header is None:
+                continue
+            scratch.append(list_entries(part))
+            if (scratch.size, scratch.root()) != (part.header.log_size, part.header.log_root):
+                raise OperatorError(
+                    f"{self.folder}/blocks: expected log root {part.header.log_root.hex()} of chain "
+                    f"{name} at height {part.header.height}, got {scratch.root().hex()}; this "
+                    f"block log was altered: restore it from a backup or another node"
+                )
 
     def replay(self, record: BlockRecord) -> NetworkBlock:
         """Run a durable block again and take its effects.
@@ -340,6 +379,9 @@ class Ledger:
         """Bring the state store up to date and let go of the files."""
         if self.block_log.failed is None:
             self.flush()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._rooting.shutdown(wait=True)
         self.store.close()
         self.block_log.close()

@@ -5,9 +5,10 @@ checked: changing any byte makes it invalid. Verifiers number their steps and an
 or cannot tell (when nothing is wrong, but the trust given doesn't reach).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -137,6 +138,7 @@ class Bundle(Value):
     headers: Annotated[tuple[FinalHeader, ...], Meta(min_length=1, max_length=64)]
     """One for each chain, sorted by the chain's name; each is used by a fact."""
     facts: Annotated[tuple[AnyFact, ...], Meta(min_length=1, max_length=MAX_FACTS)]
+    """In rising order of their encodings, none twice."""
 
 
 decode_bundle: Callable[[bytes], Bundle] = make_decoder(Bundle, "bundle")
@@ -205,12 +207,13 @@ def unpack_bundle(data: bytes) -> Bundle:
 def verify_bundle(data: bytes, trust: Trust) -> Judgement:
     """Judge a proof file against what the verifier trusts; no I/O, no clock.
 
-    Steps: 1 the file is well-formed; 2 its network is trusted; 3 each header is final; 4 each fact
+    Steps: 1 the file is well-formed, its facts in order and none twice; 2 its network is trusted; 3 each header is final; 4 each fact
     stands under its header; 5 nothing in the file is unused.
     """
     judgement = Judgement(Outcome.INVALID)
     try:
         bundle = unpack_bundle(data)
+        _check_order(bundle.facts)
         judgement.steps.append(f"1 well-formed: {len(bundle.facts)} facts in {len(data)} bytes")
         trusted = next((t for t in trust.networks if t.network == bundle.network), None)
         if trusted is None:
@@ -254,6 +257,14 @@ def _verify_headers(bundle: Bundle, trusted: TrustedNetwork) -> dict[str, Header
             raise ProofError(f"headers: expected one a chain, sorted by name, got {chain!r} next")
         headers[chain] = verify_header(final.header, final.finality, chain, trusted)
     return headers
+
+
+def _check_order(facts: Sequence[AnyFact]) -> None:
+    # One order, so that no two files say the same, and no fact is counted twice.
+    encoded = [encode(fact) for fact in facts]
+    for index, (left, right) in enumerate(pairwise(encoded), 1):
+        if left >= right:
+            raise ProofError(f"facts: expected rising order of their encodings, got {index} out")
 
 
 def _check_all_used(headers: dict[str, Header], used: Any) -> None:
@@ -349,7 +360,7 @@ def _verify_envelope(data: bytes, header: Header) -> None:
         envelope = decode_envelope(data)
         parts = msgspec.msgpack.decode(envelope.body, type=tuple[Any, ...])
         head = msgspec.convert(parts[:4], _Head)
-    except (Malformed, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (Malformed, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProofError(f"envelope: expected a well-formed one, got {error}") from None
     if (head.network, head.chain) != (header.network, header.chain):
         raise ProofError(f"body: expected network and chain of the header, got {head.chain}")
@@ -391,7 +402,11 @@ def verify_event_fact(fact: EventFact, headers: dict[str, Header]) -> ProvenFact
 def _verify_disclosure(fact: DisclosureFact, headers: dict[str, Header]) -> ProvenFact:
     proven = verify_event_fact(fact.event, headers)
     commitment = compute_commitment(fact.salt, fact.content)
-    if not _holds(msgspec.msgpack.decode(fact.event.event), commitment):
+    try:
+        event = msgspec.msgpack.decode(fact.event.event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProofError(f"event: expected MessagePack, got {error}") from None
+    if not _holds(event, commitment):
         raise ProofError("content: expected the one the event commits to, got another")
     return ProvenFact(
         "disclosure",

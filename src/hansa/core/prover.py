@@ -168,7 +168,13 @@ def _make_bundle(
     ledger: Ledger, finals: dict[str, FinalHeader], facts: Sequence[AnyFact]
 ) -> Bundle:
     headers = tuple(finals[chain] for chain in sorted(finals))
-    return Bundle(version=1, network=ledger.network, headers=headers, facts=tuple(facts))
+    ordered = {encode(fact): fact for fact in facts}
+    return Bundle(
+        version=1,
+        network=ledger.network,
+        headers=headers,
+        facts=tuple(ordered[key] for key in sorted(ordered)),
+    )
 
 
 def _make_leaf(ledger: Ledger, place: Place, final: FinalHeader) -> Leaf:

@@ -222,12 +222,16 @@ class ReadModel:
             height = connection.execute(sa.select(PROGRESS.c.height)).scalar()
         return -1 if height is None else int(height)
 
+    @property
+    def tables(self) -> list[sa.Table]:
+        """All tables, those that others refer to first."""
+        return [table for metadata in self._metadata for table in metadata.sorted_tables]
+
     def reset(self) -> None:
         """Drop every row, to be built again from the block log."""
         with self.engine.begin() as connection:
-            for metadata in self._metadata:
-                for table in reversed(metadata.sorted_tables):
-                    connection.execute(sa.delete(table))
+            for table in reversed(self.tables):
+                connection.execute(sa.delete(table))
         self.height = -1
 
     def project(self, records: Sequence[BlockRecord]) -> None:

@@ -85,6 +85,10 @@ class State:
         """Forget this block's writes."""
         self._block = {}
         self._journal = []
+        # What is refused leaves no block and so no flush, but is looked up all the same: without
+        # this, anyone could fill the memory with accounts that don't exist.
+        if len(self._known) > 2 * MAX_KNOWN:
+            self._known = {key: self._known[key] for key in self._unflushed}
 
     def unflushed_writes(self) -> list[tuple[bytes, bytes | None]]:
         """Return all committed writes not yet in the store, encoded, with the chain's prefix."""

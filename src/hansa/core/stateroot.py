@@ -79,7 +79,7 @@ def prove_state(pairs: Iterable[tuple[bytes, bytes]], key: bytes) -> StateProof:
 
 def _covers(chunk: Chunk, key: bytes) -> bool:
     is_after = not chunk.after or key > chunk.after
-    return is_after and (chunk.is_last or key <= chunk.pairs[-1][0])
+    return is_after and (chunk.is_last or key <= max(pair[0] for pair in chunk.pairs))
 
 
 def verify_state(proof: StateProof, root: bytes, key: bytes) -> bytes | None:
@@ -92,6 +92,8 @@ def verify_state(proof: StateProof, root: bytes, key: bytes) -> bytes | None:
     is_at_end = proof.index == proof.size - 1
     if chunk.is_last != is_at_end or (proof.index == 0) != (chunk.after == b""):
         raise ProofError("chunk: expected its place among the chunks to fit its bounds")
+    if not chunk.pairs and proof.size != 1:
+        raise ProofError("chunk: expected pairs, got none in a state of several chunks")
     if not _is_sorted(chunk) or not _covers(chunk, key):
         raise ProofError(f"chunk: expected one that covers the key {key.hex()}")
     return dict(chunk.pairs).get(key)

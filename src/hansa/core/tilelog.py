@@ -7,11 +7,11 @@ RFC 9162 section 2.1.
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -27,6 +27,12 @@ TILE_HEIGHT: Final = 8
 
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
 """Hashes in a full tile, entries in a full bundle."""
+
+TILE_BYTES: Final = TILE_WIDTH * HASH_BYTES
+"""Length of a full tile of hashes."""
+
+RECHECKED: Final = 64
+"""Newest bundles whose content is read when the log is opened: some 16,000 entries."""
 
 MAX_LEVEL: Final = 63
 """Highest tile level that a path may name (tlog-tiles, "Merkle Tree")."""
@@ -44,6 +50,8 @@ CACHED_TILES: Final = 64
 """Tiles kept with their inner nodes, about 40 kB each."""
 
 ENTRIES: Final = "entries"
+
+R = TypeVar("R")
 
 _LENGTHS: Final = tuple(length.to_bytes(2, "big") for length in range(MAX_ENTRY_BYTES + 1))
 _PATH: Final = re.compile(
@@ -89,6 +97,9 @@ class Tiles(Protocol):
 
     def read(self, path: str) -> bytes | None:
         """Return the bytes stored at a path, or None."""
+
+    def size(self, path: str) -> int | None:
+        """Return the number of bytes stored at a path, or None."""
 
 
 def tile_path(level: int | Literal["entries"], index: int, width: int = TILE_WIDTH) -> str:
@@ -183,8 +194,12 @@ class TileLog:
     append, never between. Appends cost O(new entries + log size), proofs O(log size).
     """
 
-    def __init__(self, store: Tiles, edge: bytes | None = None) -> None:
+    def __init__(
+        self, store: Tiles, edge: bytes | None = None, *, repair: Callable[[], object] | None = None
+    ) -> None:
         """Open the log that was exported as `edge`, or an empty one.
+
+        `repair` derives all full tiles again; it is called once when a damaged one is met.
 
         Raises: EdgeError if the bytes are not those of an edge.
         """
@@ -192,6 +207,7 @@ class TileLog:
         self._edge = _EMPTY if edge is None else _decode_edge(edge)
         self._cache: OrderedDict[tuple[int, int], Sequence[Sequence[bytes]]] = OrderedDict()
         self._cache_lock = Lock()
+        self._repair = repair
 
     @property
     def size(self) -> int:
@@ -348,8 +364,12 @@ class TileLog:
         bundle, offset = divmod(index, TILE_WIDTH)
         if bundle == edge.size // TILE_WIDTH:
             return edge.entries[offset]
+        return self._mended(lambda: self._entry_of_bundle(edge, bundle, offset))
+
+    def _entry_of_bundle(self, edge: _Edge, bundle: int, offset: int) -> bytes:
         path = tile_path(ENTRIES, bundle)
         found = _split_bundle(self._read(path), path)[offset]
+        index = bundle * TILE_WIDTH + offset
         if leaf_hash(found) != self._node(edge, 0, index):
             raise TileDamaged(f"{path}: expected entry {index} with its leaf hash, got another")
         return found
@@ -367,11 +387,7 @@ class TileLog:
             return None
         if known < TILE_WIDTH:
             return b"".join(edge.rows[level * TILE_HEIGHT][:width])
-        path = tile_path(level, index)
-        data = self._read(path)
-        if len(data) != TILE_WIDTH * HASH_BYTES:
-            raise TileDamaged(f"{path}: expected {TILE_WIDTH * HASH_BYTES} bytes, got {len(data)}")
-        return data[: width * HASH_BYTES]
+        return self._mended(lambda: self._read_tile(level, index))[: width * HASH_BYTES]
 
     def entry_bundle(self, index: int, width: int = TILE_WIDTH) -> bytes | None:
         """Return the first `width` entries of a bundle, or None if the log has no such bundle.
@@ -385,10 +401,55 @@ class TileLog:
         if known < TILE_WIDTH:
             return _frame(edge.entries[:width])
         path = tile_path(ENTRIES, index)
+        entries = self._mended(lambda: _split_bundle(self._read(path), path))
+        return _frame(entries[:width])
+
+    def find_damaged(self) -> list[str]:
+        """Return the paths of full tiles that are missing or torn, as sizes show.
+
+        Of the newest `RECHECKED` the content is read as well: a file may have got its length and
+        not its bytes before the power failed.
+        """
+        edge = self._edge
+        damaged = []
+        for level in range(MAX_LEVEL + 1):
+            count = edge.size >> TILE_HEIGHT * (level + 1)
+            if count == 0:
+                break
+            paths = [tile_path(level, index) for index in range(count)]
+            damaged += [path for path in paths if self._store.size(path) != TILE_BYTES]
+        bundles = edge.size // TILE_WIDTH
+        for index in range(bundles):
+            path = tile_path(ENTRIES, index)
+            if not self._store.size(path):
+                damaged.append(path)
+            elif index >= bundles - RECHECKED and not self._is_bundle_sound(index):
+                damaged.append(path)
+        return damaged
+
+    def _is_bundle_sound(self, index: int) -> bool:
+        path = tile_path(ENTRIES, index)
+        try:
+            hashes = [leaf_hash(entry) for entry in _split_bundle(self._read(path), path)]
+        except TileDamaged:
+            return False
+        return b"".join(hashes) == self._store.read(tile_path(0, index))
+
+    def _mended(self, read: Callable[[], R]) -> R:
+        try:
+            return read()
+        except TileDamaged:
+            if self._repair is None:
+                raise
+            self._repair()
+            return read()
+
+    def _read_tile(self, level: int, index: int) -> bytes:
+        path = tile_path(level, index)
         data = self._read(path)
-        if width == TILE_WIDTH:
-            return data
-        return _frame(_split_bundle(data, path)[:width])
+        if len(data) != TILE_BYTES:
+            raise TileDamaged(f"{path}: expected {TILE_BYTES} bytes, got {len(data)}")
+        return data
 
     def _read(self, path: str) -> bytes:
         data = self._store.read(path)
@@ -422,16 +483,17 @@ class TileLog:
             if nodes is not None:
                 self._cache.move_to_end((level, index))
                 return nodes
-        path = tile_path(level, index)
-        data = self._read(path)
-        if len(data) != TILE_WIDTH * HASH_BYTES:
-            raise TileDamaged(f"{path}: expected {TILE_WIDTH * HASH_BYTES} bytes, got {len(data)}")
-        rows = _compute_rows(data)
+        rows = self._mended(lambda: self._load_rows(edge, level, index))
+        self._remember((level, index), rows)
+        return rows
+
+    def _load_rows(self, edge: _Edge, level: int, index: int) -> Sequence[Sequence[bytes]]:
+        rows = _compute_rows(self._read_tile(level, index))
         # A proof from a damaged tile would be refused by everybody; here the file can be named.
         # The chain of checks ends at the edge, which the state store keeps.
         if node_hash(*rows[-1]) != self._node(edge, TILE_HEIGHT * (level + 1), index):
+            path = tile_path(level, index)
             raise TileDamaged(f"{path}: expected hashes that lead to the root, got others")
-        self._remember((level, index), rows)
         return rows
 
     def _remember(self, key: tuple[int, int], nodes: Sequence[Sequence[bytes]]) -> None:

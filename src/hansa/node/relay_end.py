@@ -38,7 +38,7 @@ def make_receive(source: str, delivery: Delivery) -> Receive:
         header=delivery.final.header,
         finality=delivery.final.finality,
         pages=tuple(
-            PageProof(page=proof.page, index=proof.index, count=proof.count, path=proof.path)
+            PageProof(page=proof.page, index=proof.index, path=proof.path)
             for proof in delivery.pages
         ),
     )

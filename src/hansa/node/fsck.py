@@ -1,0 +1,293 @@
+"""The file check: everything a node claims is derived again from its block log, and compared."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from hansa.core.block import BlockRecord, decode_block_record
+from hansa.core.codec import encode
+from hansa.core.errors import OperatorError, Refused
+from hansa.core.finality import verify_header
+from hansa.core.keys import verify_signatures
+from hansa.core.ledger import Ledger, NetworkBlock
+from hansa.core.merkle import ProofError
+from hansa.core.readmodel import PROGRESS, ReadModel
+from hansa.core.tilelog import TILE_WIDTH, tile_path
+from hansa.node.composition import VIEWS, make_rulebook
+from hansa.node.home import load_config, load_genesis, make_trust
+from hansa.service.bank.rules import BALANCES, CURRENCIES, HOLDS, verify_conservation
+from hansa.storage.blocklog import BlockLog
+from hansa.storage.errors import StorageError
+from hansa.storage.kv import Snapshot, StateStore
+from hansa.storage.sql import open_engine
+from hansa.storage.tiles import TileStore
+
+VERIFIERS: Final = 2
+PROJECTED_AT_ONCE: Final = 64
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class FsckReport:
+    """What was checked and the first thing that differs, if anything does."""
+
+    findings: list[str] = field(default_factory=list)
+    """Empty when sound; otherwise the first difference, named."""
+    blocks: int = 0
+    transactions: int = 0
+    signatures: int = 0
+    state_keys: int = 0
+    tiles: int = 0
+    rows: int = 0
+    state_height: int = -1
+    read_model_height: int = -1
+
+    @property
+    def is_sound(self) -> bool:
+        """Nothing differs."""
+        return not self.findings
+
+
+class _Differs(Exception):
+    pass
+
+
+def check_home(home: Path, on_progress: Progress | None = None) -> FsckReport:
+    """Derive everything in a home again from its genesis and block log, and compare.
+
+    In this order: each record's digest and place in the chain of records; each transaction's form
+    and signatures; each header, receipt, page and network hash; what makes each header final; the
+    state store; the money; tiles and entry bundles; the read model. It writes nothing in the home,
+    and may run beside a node: it judges what was there when it began. Raises: OperatorError where
+    there is no home.
+    """
+    report = FsckReport()
+    progress = on_progress or (lambda _what, _done, _total: None)
+    load_genesis(home)
+    with tempfile.TemporaryDirectory(prefix="hansa-fsck-") as scratch:
+        try:
+            _Check(home, Path(scratch), report, progress).run()
+        except (_Differs, ProofError, OperatorError) as finding:
+            report.findings.append(str(finding))
+        except Refused as refusal:
+            report.findings.append(f"block {report.blocks}: {refusal.text}")
+        except StorageError as damage:
+            report.findings.append(str(damage))
+    return report
+
+
+class _Check:
+    """One run: a second ledger in a scratch folder, fed from the first one's block log."""
+
+    def __init__(self, home: Path, scratch: Path, report: FsckReport, progress: Progress) -> None:
+        self.home = home
+        self.report = report
+        self.progress = progress
+        genesis = load_genesis(home)
+        self.trusted = make_trust(genesis).networks[0]
+        self.rulebooks = {chain.name: make_rulebook(chain.name) for chain in genesis.chains}
+        self.block_log = BlockLog(home / "ledger" / "blocks", read_only=True)
+        self.last = self.block_log.height - 1
+        self.ledger = Ledger(scratch / "ledger", genesis, self.rulebooks, None)
+        self.scratch_model = self._open_model(scratch / "readmodel.db")
+        self.verifiers = ThreadPoolExecutor(VERIFIERS)
+
+    def _open_model(self, url: str | Path) -> ReadModel:
+        hosted = {module.name for book in self.rulebooks.values() for module in book.modules}
+        views = {name: view for name, view in VIEWS.items() if name in hosted}
+        return ReadModel(open_engine(url), self.ledger.chains, views)
+
+    def run(self) -> None:
+        """Go through the blocks once; compare state and read model at the height they stand at."""
+        store = StateStore(self.home / "ledger" / "state")
+        engine = open_engine(load_config(self.home).read_model or self.home / "readmodel.db")
+        try:
+            with store.snapshot() as snapshot, engine.connect() as connection:
+                self.report.state_height = snapshot.height - 1
+                self.report.read_model_height = _read_height(connection)
+                self._check_heights()
+                self._replay(snapshot, connection)
+        finally:
+            store.close()
+            engine.dispose()
+            self.verifiers.shutdown()
+            self.ledger.close()
+            self.scratch_model.engine.dispose()
+            self.block_log.close()
+
+    def _check_heights(self) -> None:
+        for what, height in (
+            ("state store", self.report.state_height),
+            ("read model", self.report.read_model_height),
+        ):
+            if height > self.last:
+                raise _Differs(f"{what}: expected at most height {self.last}, got {height}")
+
+    def _replay(self, snapshot: Snapshot, connection: sa.Connection) -> None:
+        waiting: list[BlockRecord] = []
+        for height, payload in enumerate(self._payloads()):
+            record = decode_block_record(payload)
+            self._check_block(height, payload, record)
+            waiting.append(record)
+            at_model = height == self.report.read_model_height
+            if at_model or height == self.last or len(waiting) >= PROJECTED_AT_ONCE:
+                if height <= self.report.read_model_height:
+                    self.scratch_model.project(waiting)
+                waiting = []
+            if height == self.report.state_height:
+                self._check_state(snapshot)
+            if at_model:
+                self._check_model(connection)
+            self.report.blocks = height + 1
+            self.progress("checking blocks", height, self.last)
+        self._check_money()
+        self._check_tiles()
+
+    def _payloads(self) -> Iterator[bytes]:
+        for _ in self.block_log.verify():
+            pass
+        for _, payload in self.block_log.iterate(1):
+            yield payload
+
+    # A block.
+
+    def _check_block(self, height: int, payload: bytes, record: BlockRecord) -> None:
+        if record.height != height or encode(record) != payload:
+            raise _Differs(f"block {height}: expected the one encoding of height {height}")
+        if height == 0:
+            derived = self.ledger.read_block(0)
+            self._compare(derived, record)
+        else:
+            submissions = {}
+            for part in record.chains:
+                decode = self.ledger.chains[part.chain].decode_transaction
+                transactions = [decode(envelope) for envelope in part.envelopes]
+                claims = [claim for transaction in transactions for claim in transaction.claims]
+                self._check_signatures(height, part.chain, claims)
+                submissions[part.chain] = [(transaction, True) for transaction in transactions]
+                self.report.transactions += len(transactions)
+            block = self.ledger.apply(record.time_ms, submissions)
+            self._compare(block.record, record)
+            recorded = NetworkBlock(block.height, block.time_ms, block.chains, record)
+            self.ledger.commit(recorded)
+        for part in record.chains:
+            if part.header is not None:
+                verify_header(encode(part.header), part.finality, part.chain, self.trusted)
+
+    def _check_signatures(
+        self, height: int, chain: str, claims: Sequence[tuple[bytes, bytes, bytes]]
+    ) -> None:
+        half = (len(claims) + 1) // 2
+        parts = [claims] if half < 16 else [claims[:half], claims[half:]]
+        verdicts = [v for part in self.verifiers.map(verify_signatures, parts) for v in part]
+        self.report.signatures += len(verdicts)
+        if not all(verdicts):
+            key = claims[verdicts.index(False)][0]
+            raise _Differs(f"block {height}, {chain}: expected a valid signature of {key.hex()}")
+
+    def _compare(self, derived: BlockRecord, found: BlockRecord) -> None:
+        for mine, theirs in zip_longest(derived.chains, found.chains):
+            for name in ("chain", "app_hash", "header", "envelopes", "receipts", "pages"):
+                expected, given = getattr(mine, name, None), getattr(theirs, name, None)
+                if expected != given:
+                    chain = getattr(theirs, "chain", "missing")
+                    raise _Differs(
+                        f"block {found.height}, {chain}: {name} differs from what its transactions "
+                        f"give: expected {_short(expected)}, got {_short(given)}"
+                    )
+        if derived.network_hash != found.network_hash or derived.time_ms != found.time_ms:
+            raise _Differs(f"block {found.height}: network hash or time differs")
+
+    # State, money, tiles, read model.
+
+    def _check_state(self, snapshot: Snapshot) -> None:
+        self.ledger.flush()
+        with self.ledger.store.snapshot() as derived:
+            pairs = zip_longest(derived.scan(b""), snapshot.scan(b""), fillvalue=(b"", b""))
+            for expected, given in pairs:
+                if expected != given:
+                    raise _Differs(
+                        f"state at height {self.report.state_height}: expected key "
+                        f"{expected[0].hex()} = {_short(expected[1])}, got {given[0].hex()} = "
+                        f"{_short(given[1])}"
+                    )
+                self.report.state_keys += 1
+
+    def _check_money(self) -> None:
+        chain = self.ledger.chains.get("trade")
+        if chain is None:
+            return
+        self.ledger.flush()
+        with self.ledger.store.snapshot() as derived:
+
+            def scan(table: Any) -> Iterator[tuple[bytes, Any]]:
+                prefix = chain.prefix + table.prefix
+                for key, value in derived.scan(prefix):
+                    yield key[len(prefix) :], table.decode(value)
+
+            fault = verify_conservation(
+                [record for _, record in scan(CURRENCIES)],
+                scan(BALANCES),
+                [record for _, record in scan(HOLDS)],
+            )
+        if fault is not None:
+            raise _Differs(f"money: {fault}")
+
+    def _check_tiles(self) -> None:
+        """Compare each full tile and entry bundle; the partial ones live in the state's edge."""
+        for name, chain in self.ledger.chains.items():
+            found = TileStore(self.home / "ledger" / "tiles" / name)
+            for path in _full_tiles(chain.log.size):
+                level_path = tile_path(*path)
+                expected = (
+                    chain.log.entry_bundle(path[1])
+                    if path[0] == "entries"
+                    else chain.log.tile(path[0], path[1])
+                )
+                if found.read(level_path) != expected:
+                    raise _Differs(
+                        f"{self.home}/ledger/tiles/{name}/{level_path}: expected the tile of the "
+                        f"log, got another or none; remove it and start the node to derive it again"
+                    )
+                self.report.tiles += 1
+
+    def _check_model(self, connection: sa.Connection) -> None:
+        with self.scratch_model.engine.connect() as derived:
+            for table in self.scratch_model.tables:
+                order = list(table.primary_key)
+                query = sa.select(table).order_by(*order)
+                rows = zip_longest(derived.execute(query), connection.execute(query))
+                for expected, given in rows:
+                    if expected is None or given is None or tuple(expected) != tuple(given):
+                        raise _Differs(
+                            f"read model, {table.name}: expected {_short(expected)}, got "
+                            f"{_short(given)}; remove it and start the node to build it again"
+                        )
+                    self.report.rows += 1
+
+
+def _full_tiles(size: int) -> Iterator[tuple[Any, int]]:
+    for index in range(size // TILE_WIDTH):
+        yield "entries", index
+    level, count = 0, size // TILE_WIDTH
+    while count:
+        for index in range(count):
+            yield level, index
+        level, count = level + 1, count // TILE_WIDTH
+
+
+def _read_height(connection: sa.Connection) -> int:
+    height = connection.execute(sa.select(PROGRESS.c.height)).scalar()
+    return -1 if height is None else int(height)
+
+
+def _short(value: object) -> str:
+    text = value.hex() if isinstance(value, bytes) else repr(value)
+    return text if len(text) <= 160 else text[:157] + "..."
