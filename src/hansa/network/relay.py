@@ -3,10 +3,14 @@
 It reads what a source has made final, and submits it where it is due, signed by any account at
 all. All it could do wrong is to be late, to repeat itself or to lie: the destination takes each
 item once, in order, by proof. So anyone may run one, and two are as good as one.
+
+Nor does it trust: an end that is silent, broken or lying is noted and left alone for some rounds,
+and the others are served.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -17,6 +21,14 @@ MAX_DELIVERIES: Final = 12
 
 MAX_CARRIED_BYTES: Final = 56 * 1024
 """What may lie in one transaction, whose limit is 64 KiB."""
+
+MAX_VISIT: Final = 64
+"""Transactions carried between two chains before it is the next pair's turn."""
+
+MAX_REST_ROUNDS: Final = 15
+"""How many rounds an end is left alone at most; each trouble in a row about doubles it."""
+
+KEPT_TROUBLES: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +41,22 @@ class Anchorage:
     """Consistency path from the size anchored last; empty the first time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """What the anchor chain has recorded of a chain."""
+
+    log_size: int
+    """0 while nothing was anchored yet."""
+    height: int
+    heard_ms: int
+    """Block time of the anchor chain when it heard of it."""
+
+
 class RelayEnd(Protocol):
-    """A chain as a relay meets it: on this machine, or behind a node's HTTP door."""
+    """A chain as a relay meets it: on this machine, or behind a node's HTTP door.
+
+    Every method may raise RelayTrouble.
+    """
 
     chain: str
 
@@ -46,8 +72,8 @@ class RelayEnd(Protocol):
     def get_due_anchor(self, anchor: "RelayEnd") -> Anchorage | None:
         """Return what the anchor chain should hear of this chain now, or None."""
 
-    def get_anchored_size(self, chain: str) -> int | None:
-        """As the anchor chain: return the log size recorded of a chain; None if it can't record."""
+    def get_anchored(self, chain: str) -> Anchored | None:
+        """As the anchor chain: return what is recorded of a chain; None if it can't record."""
 
     def submit_anchor(self, chain: str, anchorage: Anchorage) -> str | None:
         """As the anchor chain: submit an anchor; returns None or the refusal in words."""
@@ -59,29 +85,99 @@ class RelayEnd(Protocol):
         """Return this chain's newest final header, with no path."""
 
 
+class RelayTrouble(Exception):
+    """An end can't be reached, has stopped or talks nonsense; the relay comes back later."""
+
+    def __init__(self, chain: str, text: str) -> None:
+        super().__init__(f"{chain}: {text}")
+        self.chain = chain
+
+
+@dataclass(slots=True)
+class _Rest:
+    """How long an end is left alone."""
+
+    troubles: int = 0
+    """In a row."""
+    rounds: int = 0
+    """Still to pass."""
+
+
 class Relay:
     """Carries everything between the ends it is given."""
 
-    def __init__(self, ends: Mapping[str, RelayEnd], anchor: str = "anchor") -> None:
+    def __init__(
+        self, ends: Mapping[str, RelayEnd], anchor: str = "anchor", *,
+        on_trouble: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
         self._ends = dict(ends)
         self._anchor = anchor
+        self._on_trouble = on_trouble
         self._positions: dict[tuple[str, str], int] = {}
+        self._rests = {chain: _Rest() for chain in self._ends}
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.carried = 0
         """Pages delivered."""
+        self.anchored = 0
+        """Anchors taken."""
         self.troubles: list[str] = []
         """The last refusals and faults, newest last."""
 
     def step(self) -> int:
         """Go round once: every pair, then anchors. Returns how many transactions were taken."""
+        awake = self._list_awake()
+        troubled: set[str] = set()
         taken = 0
-        for source in self._ends.values():
-            for destination in self._ends.values():
-                if source.chain != destination.chain:
-                    taken += self._carry(source, destination)
-        return taken + self._anchor_all()
+        for source in awake:
+            for destination in awake:
+                if source is not destination and not {source.chain, destination.chain} & troubled:
+                    taken += self._attempt(troubled, lambda s=source, d=destination: self._carry(s, d))
+        anchor = self._ends.get(self._anchor)
+        for end in awake:
+            is_due = end is not anchor and anchor in awake
+            if anchor and is_due and not {end.chain, anchor.chain} & troubled:
+                taken += self._attempt(troubled, lambda e=end: self._anchor_one(e, anchor))
+        self._forgive(awake, troubled)
+        return taken
+
+    # Ends that give trouble.
+
+    def _list_awake(self) -> list[RelayEnd]:
+        """Return the ends to serve in this round; counts the round for those that rest."""
+        awake = []
+        for chain, end in self._ends.items():
+            rest = self._rests[chain]
+            if rest.rounds == 0:
+                awake.append(end)
+            else:
+                rest.rounds -= 1
+        return awake
+
+    def _attempt(self, troubled: set[str], act: Callable[[], int]) -> int:
+        """Do one thing with one or two ends; a fault of one is no reason to give up on others."""
+        try:
+            return act()
+        except RelayTrouble as trouble:
+            self._note(str(trouble))
+            troubled.add(trouble.chain)
+            return 0
+
+    def _forgive(self, awake: Sequence[RelayEnd], troubled: set[str]) -> None:
+        """Let those rest that gave trouble, and forget the past of those that didn't."""
+        for end in awake:
+            rest = self._rests[end.chain]
+            if end.chain not in troubled:
+                rest.troubles = 0
+                continue
+            rest.rounds = min((1 << rest.troubles) - 1, MAX_REST_ROUNDS)
+            rest.troubles += 1
+            # What it had expected may have been another truth than that of its next start.
+            for pair in [pair for pair in self._positions if end.chain in pair]:
+                del self._positions[pair]
+
+    # What is carried.
 
     def _carry(self, source: RelayEnd, destination: RelayEnd) -> int:
         """Deliver what waits between two chains; learns the place anew after any refusal."""
@@ -91,48 +187,56 @@ class Relay:
             place = destination.get_next_expected(source.chain)
             if place is None:
                 return 0
-        taken = 0
-        while deliveries := _fit(source.get_deliveries(destination.chain, place, MAX_DELIVERIES)):
+            self._positions[pair] = place
+        for taken in range(MAX_VISIT):
+            deliveries = _fit(source.get_deliveries(destination.chain, place, MAX_DELIVERIES))
+            if not deliveries:
+                return taken
             refusal = destination.receive(source.chain, deliveries)
             if refusal is not None:
                 self._note(f"{source.chain} to {destination.chain}: {refusal}")
                 self._positions.pop(pair, None)
                 return taken
-            place = _end_of(deliveries)
-            self._positions[pair] = place
+            place = self._positions[pair] = _end_of(deliveries)
             self.carried += sum(len(delivery.pages) for delivery in deliveries)
-            taken += 1
-        return taken
+        return MAX_VISIT
 
-    def _anchor_all(self) -> int:
-        anchor = self._ends.get(self._anchor)
-        taken = 0
-        for end in self._ends.values():
-            if anchor is not None and end is not anchor:
-                due = end.get_due_anchor(anchor)
-                if due is not None:
-                    refusal = anchor.submit_anchor(end.chain, due)
-                    taken += refusal is None
-                    if refusal is not None:
-                        self._note(f"anchor of {end.chain}: {refusal}")
-        return taken
+    def _anchor_one(self, end: RelayEnd, anchor: RelayEnd) -> int:
+        due = end.get_due_anchor(anchor)
+        if due is None:
+            return 0
+        refusal = anchor.submit_anchor(end.chain, due)
+        if refusal is not None:
+            self._note(f"anchor of {end.chain}: {refusal}")
+            return 0
+        self.anchored += 1
+        return 1
 
     def renew_clients(self) -> None:
         """Show every chain newer headers of the others where their trusting period wears off."""
+        troubled: set[str] = set()
         for end in self._ends.values():
             for source in self._ends.values():
-                if source is not end and (refusal := end.renew_client(source)):
-                    self._note(f"client of {source.chain} on {end.chain}: {refusal}")
+                if source is not end and not {source.chain, end.chain} & troubled:
+                    self._attempt(troubled, lambda e=end, s=source: self._renew(e, s))
+
+    def _renew(self, end: RelayEnd, source: RelayEnd) -> int:
+        refusal = end.renew_client(source)
+        if refusal is not None:
+            self._note(f"client of {source.chain} on {end.chain}: {refusal}")
+        return refusal is None
 
     def _note(self, trouble: str) -> None:
-        self.troubles = [*self.troubles[-49:], trouble]
+        self.troubles = [*self.troubles[1 - KEPT_TROUBLES :], trouble]
+        if self._on_trouble is not None:
+            self._on_trouble(trouble)
 
     # Running by itself.
 
     def start(self, poll_s: float = 0.25, renew_s: float = 60.0) -> None:
         """Run in a thread: at once when woken, else every ``poll_s``."""
         self._thread = threading.Thread(
-            target=self._run, args=(poll_s, renew_s), name="relay", daemon=True
+            target=self.run, args=(poll_s, renew_s), name="relay", daemon=True
         )
         self._thread.start()
 
@@ -147,25 +251,16 @@ class Relay:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, poll_s: float, renew_s: float) -> None:
-        rounds_to_renewal = 0.0
+    def run(self, poll_s: float = 0.25, renew_s: float = 60.0) -> None:
+        """Go round until stopped, in the calling thread."""
+        renew_at = time.monotonic()
         while not self._stopping:
+            self.step()
+            if time.monotonic() >= renew_at:
+                self.renew_clients()
+                renew_at = time.monotonic() + renew_s
             self._wake.wait(poll_s)
             self._wake.clear()
-            try:
-                self.step()
-                rounds_to_renewal -= poll_s
-                if rounds_to_renewal <= 0:
-                    self.renew_clients()
-                    rounds_to_renewal = renew_s
-            except RelayTrouble as trouble:
-                # An end that doesn't answer is no reason to give up on the others.
-                self._note(str(trouble))
-                self._positions.clear()
-
-
-class RelayTrouble(Exception):
-    """An end can't be reached or has stopped; the relay comes back later."""
 
 
 def _fit(deliveries: Sequence[Delivery]) -> Sequence[Delivery]:

@@ -1,7 +1,7 @@
 """The solo engine: one process that orders, checks, makes durable and answers.
 
 Two threads in a row. Intake takes what was submitted, decodes it and has the signatures verified
-on all cores (secp256k1 runs without the interpreter's lock). Execution runs the block, makes it
+on all cores. Execution runs the block, makes it
 durable and answers each submitter; while it waits for the disk, intake works on the next block.
 """
 
@@ -9,15 +9,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from msgspec import Struct
+
 from hansa.core.block import Receipt
 from hansa.core.errors import Refused
-from hansa.core.keys import verify_signatures
 from hansa.core.ledger import Ledger, NetworkBlock
 from hansa.core.transaction import Transaction
+from hansa.network.verifiers import Verifiers
 
 T = TypeVar("T")
 
@@ -29,11 +31,7 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 BLOCK_INTERVAL_S: Final = 0.004
 """How long intake waits for company once the first transaction of a block is there."""
 
-VERIFIERS: Final = 2
 RETRY_AFTER_S: Final = 1
-
-_SLICE: Final = 64
-"""Signatures a verifying thread takes at once."""
 
 
 class EngineBusy(Exception):
@@ -46,8 +44,7 @@ class EngineStopped(Exception):
     """The engine acknowledges nothing any more; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inclusion:
+class Inclusion(Struct, frozen=True, gc=False):
     """A durable receipt and where it stands."""
 
     chain: str
@@ -59,13 +56,83 @@ class Inclusion:
     receipt: Receipt
 
 
-@dataclass(slots=True)
+Settled = Inclusion | Refused
+"""What became of a transaction: a durable receipt, or why it leaves nothing."""
+
+
+class _Answer(Future[Any]):
+    """A future that a submitter can't cancel: what was taken is run, and has to be answered."""
+
+    def cancel(self) -> bool:
+        """Refuse; a web server cancels what it waits for when its client goes away."""
+        return False
+
+
+class _Single:
+    """One transaction and the future that answers for it."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self) -> None:
+        self.answer = _Answer()
+
+    def settle(self, _place: int, settled: Settled) -> None:
+        """Answer: a receipt is the result, a refusal is raised."""
+        if isinstance(settled, Inclusion):
+            self.answer.set_result(settled)
+        else:
+            self.answer.set_exception(settled)
+
+    def give_up(self, error: EngineStopped) -> None:
+        """Tell the submitter that no answer will come."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _Batch:
+    """Transactions handed in together, and the one future that answers for all of them.
+
+    A future for each would cost a tenth of what judging a transaction does.
+    """
+
+    __slots__ = ("_left", "_lock", "_settled", "answer")
+
+    def __init__(self, count: int) -> None:
+        self.answer = _Answer()
+        self._settled: list[Any] = [None] * count
+        self._left = count
+        self._lock = threading.Lock()
+        if count == 0:
+            self.answer.set_result([])
+
+    def settle(self, place: int, settled: Settled) -> None:
+        """Answer for one of them; with the last, the submitter is told."""
+        self._settled[place] = settled
+        with self._lock:
+            self._left -= 1
+            is_last = self._left == 0
+        if is_last:
+            self.answer.set_result(self._settled)
+
+    def give_up(self, error: EngineStopped) -> None:
+        """Tell the submitter that no answer will come."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
 class _Waiting:
-    chain: str
-    envelope: bytes
-    answer: "Future[Inclusion]"
-    transaction: Transaction | None = None
-    is_signed: bool = False
+    __slots__ = ("batch", "chain", "envelope", "is_signed", "place", "transaction")
+
+    def __init__(self, chain: str, envelope: bytes, batch: _Batch | _Single, place: int) -> None:
+        self.chain = chain
+        self.envelope = envelope
+        self.batch = batch
+        self.place = place
+        self.transaction: Transaction | None = None
+        self.is_signed = False
+
+    def settle(self, settled: Settled) -> None:
+        self.batch.settle(self.place, settled)
 
 
 @dataclass
@@ -101,7 +168,7 @@ class SoloEngine:
         self._ready: deque[list[_Waiting]] = deque()
         self._ready_lock = threading.Condition()
         self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._verifiers = ThreadPoolExecutor(VERIFIERS, "verify")
+        self._verifiers = Verifiers()
         self._threads: list[threading.Thread] = []
         self._stopping = False
 
@@ -111,16 +178,27 @@ class SoloEngine:
         """Queue a transaction.
 
         The future gives the durable receipt (also of one that a rule refused), or raises Refused
-        for one that leaves nothing. Raises: EngineStopped, EngineBusy.
+        for one that leaves nothing, EngineStopped if the engine stops first. Raises:
+        EngineStopped, EngineBusy.
         """
-        return self.submit_many(chain, [envelope])[0]
+        single = _Single()
+        self._queue_all([_Waiting(chain, envelope, single, 0)])
+        return single.answer
 
-    def submit_many(self, chain: str, envelopes: Sequence[bytes]) -> "list[Future[Inclusion]]":
+    def submit_batch(self, chain: str, envelopes: Sequence[bytes]) -> "Future[list[Settled]]":
         """Queue transactions in order, all or none.
 
+        The future gives for each its durable receipt, or the Refused of one that leaves nothing.
         Raises: EngineStopped, EngineBusy.
         """
-        waiting = [_Waiting(chain, envelope, Future()) for envelope in envelopes]
+        batch = _Batch(len(envelopes))
+        self._queue_all(
+            [_Waiting(chain, envelope, batch, place) for place, envelope in enumerate(envelopes)]
+        )
+        return batch.answer
+
+    def _queue_all(self, waiting: Sequence[_Waiting]) -> None:
+        envelopes = [item.envelope for item in waiting]
         size = sum(len(envelope) for envelope in envelopes)
         with self._lock:
             self._refuse_if_stopped()
@@ -130,11 +208,10 @@ class SoloEngine:
             self._queue.extend(waiting)
             self._waiting_bytes += size
             self._lock.notify()
-        return [item.answer for item in waiting]
 
     def _refuse_if_stopped(self) -> None:
         if self.failed is not None:
-            raise EngineStopped(f"the node has stopped acknowledging: {self.failed}")
+            raise _stopped_by(self.failed)
         if self._stopping:
             raise EngineStopped("the node is shutting down")
 
@@ -162,7 +239,7 @@ class SoloEngine:
         for thread in self._threads:
             thread.join()
         self._threads = []
-        self._verifiers.shutdown(wait=True)
+        self._verifiers.close()
         self._answer_leftovers(EngineStopped("the node is shutting down"))
 
     def _run_intake(self) -> None:
@@ -175,6 +252,9 @@ class SoloEngine:
                         self._ready_lock.wait(0.1)
                     self._ready.append(batch)
                     self._ready_lock.notify_all()
+            if self.failed is not None:
+                # Execution may have failed while this thread held a batch.
+                self._answer_leftovers(_stopped_by(self.failed))
         except BaseException as error:
             self._fail(error, batch or [])
             raise
@@ -258,21 +338,14 @@ class SoloEngine:
                 claims += item.transaction.claims
             except Refused as refusal:
                 self.numbers.refused += 1
-                item.answer.set_exception(refusal)
-        verdicts = self._verify(claims)
+                item.settle(refusal)
+        verdicts = self._verifiers.verify(claims)
         start = 0
         for item in batch:
             if item.transaction is not None:
                 end = start + len(item.transaction.claims)
                 item.is_signed = all(verdicts[start:end])
                 start = end
-
-    def _verify(self, claims: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
-        if len(claims) <= _SLICE:
-            return verify_signatures(claims)
-        slices = [claims[i : i + _SLICE] for i in range(0, len(claims), _SLICE)]
-        parts = self._verifiers.map(verify_signatures, slices)
-        return [verdict for part in parts for verdict in part]
 
     # Questions.
 
@@ -334,20 +407,17 @@ class SoloEngine:
                     numbers.rejected += verdict.receipt.error is not None
 
     def _answer(self, batch: list[_Waiting], block: NetworkBlock) -> None:
-        answers = {
-            id(item.transaction): item.answer for item in batch if item.transaction is not None
-        }
+        waiting = {id(item.transaction): item for item in batch if item.transaction is not None}
         for name, applied in block.chains.items():
             leaf = applied.first_leaf
             for offset, verdict in enumerate(applied.verdicts):
                 if verdict.transaction is not None:
-                    answer = answers[id(verdict.transaction)]
                     digest, receipt = verdict.transaction.digest, verdict.receipt
                     place = Inclusion(name, block.height, leaf + offset, digest, receipt)
-                    answer.set_result(place)
+                    waiting[id(verdict.transaction)].settle(place)
             for transaction, refusal in applied.refusals:
                 self.numbers.refused += 1
-                answers[id(transaction)].set_exception(refusal)
+                waiting[id(transaction)].settle(refusal)
 
     # Failing.
 
@@ -355,8 +425,7 @@ class SoloEngine:
         """Stop acknowledging, for good: whoever waits is told why."""
         if self.failed is None:
             self.failed = error
-        stopped = EngineStopped(f"the node has stopped acknowledging: {error}")
-        self._answer_leftovers(stopped, batch)
+        self._answer_leftovers(_stopped_by(error), batch)
         with self._lock:
             self._lock.notify_all()
         with self._ready_lock:
@@ -374,10 +443,13 @@ class SoloEngine:
             questions = list(self._questions)
             self._questions.clear()
         for item in leftovers:
-            if not item.answer.done():
-                item.answer.set_exception(error)
+            item.batch.give_up(error)
         for _, question in questions:
             question.set_exception(error)
+
+
+def _stopped_by(error: BaseException) -> EngineStopped:
+    return EngineStopped(f"the node has stopped acknowledging: {error}")
 
 
 class UnknownChain(Refused):
