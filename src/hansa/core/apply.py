@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
 from hansa.core.block import (
     DEADLINES,
     GENESIS,
@@ -42,8 +44,7 @@ MAX_DEADLINES_PER_BLOCK: Final = 1_000
 """More that are due wait for the next block, which the engine makes at once."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Struct, frozen=True, gc=False):
     """A receipt with its bytes and what it was about."""
 
     kind: int

@@ -82,7 +82,6 @@ class Ledger:
         self.published: dict[str, FinalHeader] = {}
         """The newest durable header of each chain, and what makes it final."""
         self.chains: dict[str, Chain] = {}
-        self._tiles: dict[str, TileStore] = {}
         try:
             self._check_network()
             for ordinal, chain in enumerate(genesis.chains):
@@ -123,7 +122,7 @@ class Ledger:
         meta = start.name.encode()
         header_bytes = self.store.get_meta(b"header/" + meta)
         self._open_published(start.name)
-        tiles = self._tiles[start.name] = TileStore(self.folder / "tiles" / start.name)
+        tiles = self._open_tiles(start.name)
         prefix = bytes((ordinal,)) + DEADLINES_INDEX.prefix
         return Chain(
             start,
@@ -144,12 +143,13 @@ class Ledger:
         )
 
     def _catch_up(self, on_replay: Callable[[int, int], None] | None) -> None:
-        # Tiles are not synced: a power failure may have torn some that the block log has entries
-        # of. Those behind the edge are derived again here, those beyond it as blocks are replayed.
+        # Blocks behind the state are not replayed. A damaged one among them would be met by whoever
+        # asks for it some day, and by then no other copy may be left to restore it from.
+        for _ in self.block_log.verify():
+            pass
         for name, chain in self.chains.items():
             if chain.log.find_damaged():
                 self.rebuild_tiles(name)
-            self._tiles[name].may_replace = True
         if self.block_log.height == 0:
             block = self.apply(self.genesis.time_ms, {})
             self.commit(block)
@@ -165,8 +165,14 @@ class Ledger:
             self.replayed += 1
             if on_replay:
                 on_replay(self.height, last)
-        for tiles in self._tiles.values():
-            tiles.may_replace = False
+
+    def _open_tiles(self, chain: str) -> TileStore:
+        # Tiles are not synced, and are written before their block is durable: after a power failure
+        # some may be torn or missing, and others may belong to a block that was lost and whose
+        # place another block takes. The block log is what counts.
+        tiles = TileStore(self.folder / "tiles" / chain)
+        tiles.may_replace = True
+        return tiles
 
     def rebuild_tiles(self, name: str) -> None:
         """Derive all full tiles of a chain again from the block log, replacing those that differ.
@@ -174,9 +180,7 @@ class Ledger:
         Raises: OperatorError if the block log leads to another root than its own headers state.
         """
         size = self.chains[name].log.size
-        tiles = TileStore(self.folder / "tiles" / name)
-        tiles.may_replace = True
-        scratch = TileLog(tiles)
+        scratch = TileLog(self._open_tiles(name))
         blocks = self.iterate_blocks(0)
         while scratch.size < size:
             part = next(part for part in next(blocks).chains if part.chain == name)
@@ -185,9 +189,9 @@ class Ledger:
             scratch.append(list_entries(part))
             if (scratch.size, scratch.root()) != (part.header.log_size, part.header.log_root):
                 raise OperatorError(
-                    f"{self.folder}/blocks: expected log root {part.header.log_root.hex()} of chain "
-                    f"{name} at height {part.header.height}, got {scratch.root().hex()}; this "
-                    f"block log was altered: restore it from a backup or another node"
+                    f"{self.folder}/blocks: expected log root {part.header.log_root.hex()} of "
+                    f"chain {name} at height {part.header.height}, got {scratch.root().hex()}; "
+                    f"this block log was altered: restore it from a backup or another node"
                 )
 
     def replay(self, record: BlockRecord) -> NetworkBlock:

@@ -207,8 +207,8 @@ def unpack_bundle(data: bytes) -> Bundle:
 def verify_bundle(data: bytes, trust: Trust) -> Judgement:
     """Judge a proof file against what the verifier trusts; no I/O, no clock.
 
-    Steps: 1 the file is well-formed, its facts in order and none twice; 2 its network is trusted; 3 each header is final; 4 each fact
-    stands under its header; 5 nothing in the file is unused.
+    Steps: 1 the file is well-formed, its facts in order and none twice; 2 its network is trusted;
+    3 each header is final; 4 each fact stands under its header; 5 nothing in the file is unused.
     """
     judgement = Judgement(Outcome.INVALID)
     try:

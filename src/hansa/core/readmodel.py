@@ -255,7 +255,7 @@ class ReadModel:
         chain = self._chains[part.chain]
         assert part.header is not None
         for number, page in enumerate(part.pages):
-            batch.append(OUTBOX, _outbox_row(part.chain, record.height, number, page))
+            batch.append(OUTBOX, make_outbox_row(part.chain, record.height, number, page))
         leaf = part.header.log_size - len(part.receipts)
         envelopes = iter(part.envelopes)
         # Genesis and deadlines come before the first transaction and have no envelope.
@@ -350,7 +350,8 @@ class ReadModel:
             return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _outbox_row(chain: str, height: int, number: int, page: Page) -> Mapping[str, Any]:
+def make_outbox_row(chain: str, height: int, number: int, page: Page) -> dict[str, Any]:
+    """Return the row of :data:`OUTBOX` for a page of a block."""
     return {
         "chain": chain,
         "destination": page.destination,

@@ -421,9 +421,8 @@ class TileLog:
         bundles = edge.size // TILE_WIDTH
         for index in range(bundles):
             path = tile_path(ENTRIES, index)
-            if not self._store.size(path):
-                damaged.append(path)
-            elif index >= bundles - RECHECKED and not self._is_bundle_sound(index):
+            is_new = index >= bundles - RECHECKED
+            if not self._store.size(path) or (is_new and not self._is_bundle_sound(index)):
                 damaged.append(path)
         return damaged
 

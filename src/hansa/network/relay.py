@@ -132,13 +132,11 @@ class Relay:
         taken = 0
         for source in awake:
             for destination in awake:
-                if source is not destination and not {source.chain, destination.chain} & troubled:
-                    taken += self._attempt(troubled, lambda s=source, d=destination: self._carry(s, d))
-        anchor = self._ends.get(self._anchor)
+                taken += self._attempt(troubled, self._carry, source, destination)
         for end in awake:
-            is_due = end is not anchor and anchor in awake
-            if anchor and is_due and not {end.chain, anchor.chain} & troubled:
-                taken += self._attempt(troubled, lambda e=end: self._anchor_one(e, anchor))
+            for anchor in awake:
+                if anchor.chain == self._anchor:
+                    taken += self._attempt(troubled, self._anchor_one, end, anchor)
         self._forgive(awake, troubled)
         return taken
 
@@ -155,10 +153,15 @@ class Relay:
                 rest.rounds -= 1
         return awake
 
-    def _attempt(self, troubled: set[str], act: Callable[[], int]) -> int:
-        """Do one thing with one or two ends; a fault of one is no reason to give up on others."""
+    def _attempt(
+        self, troubled: set[str], act: Callable[[RelayEnd, RelayEnd], int], one: RelayEnd,
+        other: RelayEnd,
+    ) -> int:  # fmt: skip
+        """Do something between two ends; a fault of one is no reason to give up on the others."""
+        if one is other or one.chain in troubled or other.chain in troubled:
+            return 0
         try:
-            return act()
+            return act(one, other)
         except RelayTrouble as trouble:
             self._note(str(trouble))
             troubled.add(trouble.chain)
@@ -217,8 +220,7 @@ class Relay:
         troubled: set[str] = set()
         for end in self._ends.values():
             for source in self._ends.values():
-                if source is not end and not {source.chain, end.chain} & troubled:
-                    self._attempt(troubled, lambda e=end, s=source: self._renew(e, s))
+                self._attempt(troubled, self._renew, end, source)
 
     def _renew(self, end: RelayEnd, source: RelayEnd) -> int:
         refusal = end.renew_client(source)
@@ -251,14 +253,19 @@ class Relay:
         if self._thread is not None:
             self._thread.join()
 
-    def run(self, poll_s: float = 0.25, renew_s: float = 60.0) -> None:
-        """Go round until stopped, in the calling thread."""
+    def run(
+        self, poll_s: float = 0.25, renew_s: float = 60.0,
+        on_round: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Go round until stopped, in the calling thread; ``on_round`` is called after each."""
         renew_at = time.monotonic()
         while not self._stopping:
-            self.step()
             if time.monotonic() >= renew_at:
                 self.renew_clients()
                 renew_at = time.monotonic() + renew_s
+            self.step()
+            if on_round is not None:
+                on_round()
             self._wake.wait(poll_s)
             self._wake.clear()
 

@@ -108,4 +108,6 @@ if __name__ == "__main__":
 
     # An interrupt from the terminal reaches the whole group; the node ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A node that was killed reads no answer; that is no fault of the worker's to complain about.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     work(sys.stdin.buffer, sys.stdout.buffer)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from hansa.core.codec import encode, to_readable
-from hansa.core.errors import OperatorError
+from hansa.core.errors import Malformed, OperatorError
 from hansa.core.finality import TrustedNetwork
 from hansa.core.genesis import Genesis, compute_network_id, decode_genesis
 from hansa.core.keystore import KeyStore
@@ -69,12 +69,18 @@ def write_private(path: Path, data: bytes) -> None:
 def load_genesis(home: Path) -> Genesis:
     """Read the genesis of a home.
 
-    Raises: OperatorError if there is none.
+    Raises: OperatorError if there is none, or none that can be read.
     """
     path = home / "genesis.bin"
     if not path.exists():
         raise OperatorError(f"{home}: expected a home with a genesis, got none; run `hansa init`")
-    return decode_genesis(path.read_bytes())
+    try:
+        return decode_genesis(path.read_bytes())
+    except Malformed as error:
+        raise OperatorError(
+            f"{path}: expected a genesis, got other bytes ({error.text}); restore this file from a "
+            f"backup or another node of the network"
+        ) from None
 
 
 def load_keys(home: Path, passphrase: Callable[[], str]) -> KeyStore:
@@ -85,7 +91,10 @@ def load_keys(home: Path, passphrase: Callable[[], str]) -> KeyStore:
     path = home / "keys.json"
     if not path.exists():
         raise OperatorError(f"{path}: expected a key store, got none; run `hansa init`")
-    return KeyStore.unseal(path.read_bytes(), passphrase)
+    try:
+        return KeyStore.unseal(path.read_bytes(), passphrase)
+    except OperatorError as error:
+        raise OperatorError(f"{path}: {error}") from None
 
 
 def load_config(home: Path) -> NodeConfig:

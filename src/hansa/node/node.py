@@ -1,11 +1,15 @@
 """The node: one process that hosts all chains of a network on a home folder."""
 
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
 
 from hansa.core.apply import get_sequence
 from hansa.core.block import BlockRecord, ChainRecord
@@ -15,11 +19,11 @@ from hansa.core.keystore import KeyStore
 from hansa.core.ledger import Ledger, NetworkBlock
 from hansa.core.proof import pack_bundle
 from hansa.core.prover import NotThere, Place, prove_places
-from hansa.core.readmodel import Kind, ReadModel
+from hansa.core.readmodel import Kind, ReadModel, make_outbox_row
 from hansa.core.tilelog import ENTRIES, TilePath
 from hansa.core.transaction import Message
 from hansa.network.relay import Relay
-from hansa.network.solo import EngineStopped, Inclusion, SoloEngine
+from hansa.network.solo import EngineStopped, Inclusion, Settled, SoloEngine
 from hansa.node.composition import VIEWS, make_rulebook
 from hansa.node.home import NodeConfig, load_config, load_genesis
 from hansa.node.relay_end import LocalEnd
@@ -31,6 +35,18 @@ T = TypeVar("T")
 
 PROJECTED_BLOCKS: Final = 64
 """Blocks that the read model takes in one SQL transaction at most."""
+
+MAX_LAG_BLOCKS: Final = 50
+"""How far the read model may fall behind while transactions are waiting."""
+
+BUSY_WAITING: Final = 256
+"""Transactions in the queue from which on the engine goes before the read model."""
+
+PROJECTOR_REST_S: Final = 0.1
+
+READ_MODEL: Final = "readmodel.db"
+
+_log = logging.getLogger(__name__)
 
 KEPT_BLOCKS: Final = 256
 """Durable blocks kept in memory for the read model and the relay."""
@@ -87,20 +103,53 @@ class Node:
         self.network = self.ledger.network
         self.engine = SoloEngine(self.ledger, clock=clock, max_waiting=self.config.max_waiting)
         self.engine.on_block.append(self._take_block)
-        url = self.config.read_model or self.home / "readmodel.db"
-        hosted = {module.name for book in self.rulebooks.values() for module in book.modules}
-        views = {name: view for name, view in VIEWS.items() if name in hosted}
-        self.read_model = ReadModel(open_engine(url), self.ledger.chains, views)
         self.on_projected: list[Callable[[int], None]] = []
         self._recent: dict[int, BlockRecord] = {}
+        self._sent: dict[tuple[str, str], deque[dict[str, Any]]] = {}
         self._projected = threading.Condition()
         self._projector: threading.Thread | None = None
         self._stopping = False
         self.projection_failed: BaseException | None = None
         self.relay: Relay | None = None
-        if self.read_model.height > self.ledger.height:
-            self.read_model.reset()  # It belongs to a history that was never acknowledged.
-        self.project_pending()
+        if cut := self.ledger.block_log.truncated:
+            _log.warning(
+                "%s: cut off %d bytes at offset %d, the end of a write that was never "
+                "acknowledged: %s", cut.file, cut.bytes_cut, cut.offset, cut.why,
+            )  # fmt: skip
+        try:
+            self._open_read_model()
+        except BaseException:
+            self.ledger.close()
+            raise
+
+    def _open_read_model(self) -> None:
+        """Open the read model and bring it to the last block; a damaged file is built again."""
+        try:
+            self._load_read_model()
+        except sa.exc.DatabaseError as error:
+            # Those derived from it are of the disk and of locks: no reason to throw a file away.
+            if self.config.read_model or type(error) is not sa.exc.DatabaseError:
+                raise
+            path = self.home / READ_MODEL
+            _log.warning(
+                "%s: damaged (%s), is built again from the block log", path, error.orig
+            )  # fmt: skip
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(READ_MODEL + suffix).unlink(missing_ok=True)
+            self._load_read_model()
+
+    def _load_read_model(self) -> None:
+        hosted = {module.name for book in self.rulebooks.values() for module in book.modules}
+        views = {name: view for name, view in VIEWS.items() if name in hosted}
+        engine = open_engine(self.config.read_model or self.home / READ_MODEL)
+        try:
+            self.read_model = ReadModel(engine, self.ledger.chains, views)
+            if self.read_model.height > self.ledger.height:
+                self.read_model.reset()  # It belongs to a history that was never acknowledged.
+            self.project_pending()
+        except BaseException:
+            engine.dispose()
+            raise
 
     # What it is made of, by name.
 
@@ -145,12 +194,7 @@ class Node:
         self._projector.start()
         if self.config.runs_relay and len(self.genesis.chains) > 1:
             self.relay = Relay({name: LocalEnd(self, name) for name in self.ledger.chains})
-            self.on_projected.append(self._wake_relay)
             self.relay.start()
-            self.relay.wake()
-
-    def _wake_relay(self, _height: int) -> None:
-        if self.relay is not None:
             self.relay.wake()
 
     def stop(self) -> None:
@@ -178,9 +222,13 @@ class Node:
 
     # Submitting.
 
-    def submit_many(self, chain: str, envelopes: Sequence[bytes]) -> "list[Future[Inclusion]]":
-        """Queue transactions in order; see :meth:`SoloEngine.submit_many`."""
-        return self.engine.submit_many(chain, envelopes)
+    def submit(self, chain: str, envelope: bytes) -> "Future[Inclusion]":
+        """Queue a transaction; see :meth:`SoloEngine.submit`."""
+        return self.engine.submit(chain, envelope)
+
+    def submit_batch(self, chain: str, envelopes: Sequence[bytes]) -> "Future[list[Settled]]":
+        """Queue transactions in order; see :meth:`SoloEngine.submit_batch`."""
+        return self.engine.submit_batch(chain, envelopes)
 
     def call(self, function: Callable[[], T]) -> T:
         """Run a function between two blocks, where it may read the state of any chain."""
@@ -198,10 +246,30 @@ class Node:
     # The read model follows.
 
     def _take_block(self, block: NetworkBlock) -> None:
+        for part in block.record.chains:
+            for number, page in enumerate(part.pages):
+                sent = self._sent.setdefault((part.chain, page.destination), deque())
+                sent.append(make_outbox_row(part.chain, block.height, number, page))
+                while sent[0]["height"] <= block.height - KEPT_BLOCKS:
+                    sent.popleft()
         with self._projected:
             self._recent[block.height] = block.record
             self._recent.pop(block.height - KEPT_BLOCKS, None)
             self._projected.notify_all()
+        if self.relay is not None:
+            self.relay.wake()
+
+    def get_outbox(
+        self, chain: str, destination: str, first: int, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return the pages with items from sequence ``first`` on: from memory if all are recent.
+
+        The relay must not wait for the read model, which may lag under a burst.
+        """
+        sent = list(self._sent.get((chain, destination), ()))
+        if sent and sent[0]["first"] <= first:
+            return [row for row in sent if row["end"] > first][:limit]
+        return self.read_model.get_outbox(chain, destination, first, limit)
 
     def read_block(self, height: int) -> BlockRecord:
         """Return a durable block, from memory if it is recent."""
@@ -218,8 +286,8 @@ class Node:
     def _run_projector(self) -> None:
         while True:
             with self._projected:
-                while self.read_model.height >= self.ledger.height and not self._stopping:
-                    self._projected.wait(0.5)
+                while self._may_rest() and not self._stopping:
+                    self._projected.wait(PROJECTOR_REST_S)
                 if self._stopping:
                     return
             try:
@@ -231,6 +299,15 @@ class Node:
                 self._projected.notify_all()
             for callback in self.on_projected:
                 callback(self.read_model.height)
+
+    def _may_rest(self) -> bool:
+        """Tell whether there is nothing to project, or transactions wait and the lag is small.
+
+        Under a burst the engine goes first: receipts don't need the read model.
+        """
+        lag = self.ledger.height - self.read_model.height
+        is_busy = self.engine.waiting >= BUSY_WAITING
+        return lag <= 0 or (is_busy and lag < MAX_LAG_BLOCKS)
 
     def wait_projected(self, height: int, timeout_s: float = 10.0) -> bool:
         """Wait until the read model has reached a height; False if it hasn't by then."""

@@ -1,34 +1,50 @@
-"""A chain on this machine, as a relay meets it."""
+"""A chain as a relay meets it: what to carry, when to anchor and renew, how to sign.
+
+Where the chain is makes no difference to any of that. What does differ, how to read it and how to
+hand something in, is behind :class:`ChainDoor`; the one for a chain of this process is here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
-from hansa.core.block import decode_header
-from hansa.core.errors import Refused
+from hansa.core.block import Header, decode_header
+from hansa.core.codec import make_decoder
+from hansa.core.errors import Malformed, Refused, WrongNonce
 from hansa.core.finality import FinalHeader
-from hansa.core.keys import compute_account
+from hansa.core.genesis import Genesis, compute_network_id
+from hansa.core.keys import SigningKey, compute_account
 from hansa.core.prover import Delivery, make_delivery
 from hansa.core.transaction import Body, Message, Signer, sign_transaction
-from hansa.network.relay import Anchorage, RelayEnd, RelayTrouble
+from hansa.network.relay import Anchorage, Anchored, RelayEnd, RelayTrouble
 from hansa.network.solo import EngineBusy, EngineStopped
-from hansa.service.anchoring.model import FORKED, Anchor
+from hansa.service.anchoring.model import FORKED, Anchor, AnchoredChain, AnchoringParams
+from hansa.service.anchoring.model import NUMBER as ANCHORING
 from hansa.service.anchoring.rules import ANCHORS
-from hansa.service.anchoring.rules import PARAMS as ANCHORING_PARAMS
-from hansa.service.link.model import PageProof, Receive, UpdateClient
+from hansa.service.link.model import Client, PageProof, Receive, UpdateClient
 from hansa.service.link.rules import CLIENTS, IN
 
 if TYPE_CHECKING:
     from hansa.node.node import Node
 
+T = TypeVar("T")
+
 VALIDITY_MS: Final = 10 * 60_000
 MAX_PAGES: Final = 2
 """Pages of one block in one delivery, so that a delivery always fits a transaction."""
 
+MAX_SIGNINGS: Final = 4
+"""How often one thing is signed anew because somebody else signs on the same account and lane."""
+
 RELAY_KEY: Final = "relay"
 """Name of the account that signs what the relay carries; nobody needs to trust it."""
+
+_decode_anchoring: Callable[[bytes], AnchoringParams] = make_decoder(AnchoringParams, "params")
+
+
+# What is said, and when.
 
 
 def make_receive(source: str, delivery: Delivery) -> Receive:
@@ -53,75 +69,169 @@ def group_pages(rows: Sequence[dict[str, int]]) -> list[tuple[int, list[int]]]:
     return groups
 
 
-class LocalEnd(RelayEnd):
-    """One of the chains a node hosts."""
+def make_anchored(record: AnchoredChain | None, client: Client | None) -> Anchored | None:
+    """Return what matters of an anchor chain's record; None if it takes no anchor now.
 
-    def __init__(self, node: Node, chain: str) -> None:
-        self.chain = chain
-        self._node = node
-        self._key = node.keys.get(RELAY_KEY)
-        self._account = compute_account(node.genesis.consortium, self._key.public)
-        self._sequence: int | None = None
+    A chain let in after the genesis has a client before it has a record.
+    """
+    if client is None or client.is_frozen or (record and record.status == FORKED):
+        return None
+    if record is None:
+        return Anchored(log_size=0, height=0, heard_ms=0)
+    return Anchored(record.log_size, record.height, record.heard_ms)
+
+
+def is_anchor_due(
+    header: Header, anchored: Anchored, params: AnchoringParams, now_ms: int
+) -> bool:  # fmt: skip
+    """Tell whether a chain that has grown should be anchored now.
+
+    It should if it never was, if it is N blocks further, or if half the time is over after which it
+    counts as stale: an honest chain with little to do must not look dead.
+    """
+    if header.log_size <= anchored.log_size:
+        return False
+    is_further = header.height >= anchored.height + params.every_blocks
+    is_old = (now_ms - anchored.heard_ms) * 2 >= params.stale_after_ms
+    return anchored.log_size == 0 or is_further or is_old
+
+
+def is_renewal_due(client: Client, header: Header, now_ms: int) -> bool:
+    """Tell whether half a client's trusting period is over, and a newer header can be shown."""
+    age_ms = now_ms - client.latest.time_ms
+    is_newer = header.log_size > client.latest.log_size
+    return not client.is_frozen and is_newer and age_ms * 2 >= client.trusting_period_ms
+
+
+# The way to a chain.
+
+
+class NotTaken(Exception):
+    """A transaction was refused at the door and left nothing."""
+
+    def __init__(self, number: int, text: str, values: Mapping[str, object]) -> None:
+        super().__init__(text)
+        self.number = number
+        self.text = text
+        self.values = values
+
+
+class ChainDoor(Protocol):
+    """How a chain is read and written. Every method may raise RelayTrouble."""
+
+    chain: str
+
+    def get_genesis(self) -> Genesis:
+        """Return the genesis of the chain's network."""
+
+    def get_time_ms(self) -> int:
+        """Return the time where the chain is, as far as it is known."""
+
+    def get_final(self) -> FinalHeader | None:
+        """Return the newest final header."""
+
+    def get_deliveries(self, destination: str, first: int, limit: int) -> Sequence[Delivery]:
+        """Return blocks that hold items for a destination from a sequence on, in order."""
+
+    def get_consistency(self, old: int, new: int) -> Sequence[bytes]:
+        """Return the path that ties two sizes of the log."""
+
+    def get_next_expected(self, source: str) -> int | None:
+        """Return the sequence expected of a source; None if it can't be taken now."""
+
+    def get_client(self, source: str) -> Client | None:
+        """Return what the chain knows of a source."""
+
+    def get_anchored(self, chain: str) -> Anchored | None:
+        """As the anchor chain: return what is recorded of a chain; None if it can't record."""
+
+    def submit(self, envelope: bytes) -> str | None:
+        """Hand in a transaction and wait; returns None or a rule's refusal in words.
+
+        Raises: NotTaken.
+        """
+
+
+class _Identity(NamedTuple):
+    """Who the relay is on a chain, as it follows from the genesis."""
+
+    genesis: Genesis
+    network: bytes
+    account: bytes
+    anchoring: AnchoringParams
+
+
+class ChainEnd(RelayEnd):
+    """A chain behind a door, and the account that signs what is carried there."""
+
+    def __init__(self, door: ChainDoor, key: SigningKey) -> None:
+        self.chain = door.chain
+        self._door = door
+        self._key = key
+        self._sequence = 0
+        self._anchored: Anchored | None = None
+        self._known: _Identity | None = None
+
+    def _identify(self) -> _Identity:
+        """Return who the relay is here, worked out once for each genesis that the door states.
+
+        Raises: RelayTrouble.
+        """
+        genesis = self._door.get_genesis()
+        if self._known is None or self._known.genesis is not genesis:
+            self._known = _Identity(
+                genesis=genesis,
+                network=compute_network_id(genesis),
+                account=compute_account(genesis.consortium, self._key.public),
+                anchoring=_find_anchoring(genesis, self.chain),
+            )
+        return self._known
 
     # As a source.
 
     def get_deliveries(self, destination: str, first: int, limit: int) -> Sequence[Delivery]:
         """Return blocks that hold items for a destination from a sequence on, in order."""
-        rows = self._node.read_model.get_outbox(self.chain, destination, first, limit)
-        return [
-            make_delivery(self._node.read_block(height), self.chain, pages)
-            for height, pages in group_pages(rows)
-        ]
+        return self._door.get_deliveries(destination, first, limit)
 
     def get_newest(self) -> Anchorage | None:
         """Return this chain's newest final header, with no path."""
-        final = self._node.ledger.published.get(self.chain)
+        final = self._door.get_final()
         return Anchorage(final.header, final.finality, ()) if final else None
 
     def get_due_anchor(self, anchor: RelayEnd) -> Anchorage | None:
         """Return what the anchor chain should hear of this chain now, or None."""
-        final = self._node.ledger.published.get(self.chain)
-        if final is None or not self._has_grown(final):
+        final = self._door.get_final()
+        if final is None:
             return None
-        old = anchor.get_anchored_size(self.chain)
-        header = decode_header(final.header)
-        if old is None or header.log_size <= old:
+        header = _decode_header(self.chain, final.header)
+        # The anchor chain is asked only where what it said last makes an anchor due: for the most
+        # part nobody is asked at all.
+        if self._anchored is not None and not self._is_due(header, self._anchored):
             return None
-        self._anchored_height = header.height
-        log = self._node.ledger.chains[self.chain].log
-        path = self._node.call(lambda: log.prove_consistency(old, header.log_size)) if old else ()
+        known = self._anchored = anchor.get_anchored(self.chain)
+        if known is None or not self._is_due(header, known):
+            return None
+        old = known.log_size
+        path = self._door.get_consistency(old, header.log_size) if old else ()
         return Anchorage(final.header, final.finality, tuple(path))
 
-    _anchored_height = -1
-
-    def _has_grown(self, final: FinalHeader) -> bool:
-        """Tell whether the chain is N blocks past its last anchor, as its genesis wants."""
-        chain = self._node.ledger.chains[self.chain]
-        params = self._node.call(lambda: ANCHORING_PARAMS.get(chain, b""))
-        height = decode_header(final.header).height
-        every = params.every_blocks if params else 1
-        return self._anchored_height < 0 or height >= self._anchored_height + every
+    def _is_due(self, header: Header, anchored: Anchored) -> bool:
+        params = self._identify().anchoring
+        return is_anchor_due(header, anchored, params, self._door.get_time_ms())
 
     # As a destination.
 
     def get_next_expected(self, source: str) -> int | None:
         """Return the sequence this chain expects from a source; None if it has no client of it."""
-        chain = self._node.ledger.chains[self.chain]
-        key = source.encode()
-        client, place = self._node.call(lambda: (CLIENTS.get(chain, key), IN.get(chain, key)))
-        if client is None or client.is_frozen:
-            return None
-        return place.next if place else 0
+        return self._door.get_next_expected(source)
 
     def receive(self, source: str, deliveries: Sequence[Delivery]) -> str | None:
         """Submit deliveries here in one transaction; returns None or the refusal in words."""
         return self._submit([make_receive(source, delivery) for delivery in deliveries])
 
-    def get_anchored_size(self, chain: str) -> int | None:
-        """As the anchor chain: return the log size recorded of a chain; None if unknown."""
-        here = self._node.ledger.chains[self.chain]
-        record = self._node.call(lambda: ANCHORS.get(here, chain.encode()))
-        return record.log_size if record is not None and record.status != FORKED else None
+    def get_anchored(self, chain: str) -> Anchored | None:
+        """As the anchor chain: return what is recorded of a chain; None if it can't record."""
+        return self._door.get_anchored(chain)
 
     def submit_anchor(self, chain: str, anchorage: Anchorage) -> str | None:
         """As the anchor chain: submit an anchor; returns None or the refusal in words."""
@@ -138,45 +248,157 @@ class LocalEnd(RelayEnd):
 
     def renew_client(self, source: RelayEnd) -> str | None:
         """Show this chain a newer header of a source if half its trusting period is over."""
-        chain = self._node.ledger.chains[self.chain]
-        client = self._node.call(lambda: CLIENTS.get(chain, source.chain.encode()))
+        client = self._door.get_client(source.chain)
         newest = source.get_newest()
-        if client is None or client.is_frozen or newest is None:
+        if client is None or newest is None:
             return None
-        age = self._node.ledger.time_ms - client.latest.time_ms
-        is_newer = decode_header(newest.header).log_size > client.latest.log_size
-        if age * 2 < client.trusting_period_ms or not is_newer:
+        header = _decode_header(source.chain, newest.header)
+        if not is_renewal_due(client, header, self._door.get_time_ms()):
             return None
         update = UpdateClient(chain=source.chain, header=newest.header, finality=newest.finality)
         return self._submit([update])
 
-    def _submit(self, messages: Sequence[Message]) -> str | None:
-        """Sign and submit as the relay's account.
+    # Signing.
 
-        Raises: RelayTrouble if the node has stopped or is too busy.
+    def _submit(self, messages: Sequence[Message]) -> str | None:
+        """Sign and hand in as the relay's account; returns None or the refusal in words.
+
+        Which sequence is next is not asked, for a reader without a token would not be told: a
+        refusal for a wrong one names the right one.
         """
-        node = self._node
-        if self._sequence is None:
-            self._sequence = node.get_sequence(self.chain, self._account)
+        text = ""
+        for _ in range(MAX_SIGNINGS):
+            try:
+                refusal = self._door.submit(self._sign(messages))
+            except NotTaken as refused:
+                text = refused.text
+                if refused.number != WrongNonce.number:
+                    return text
+                self._sequence = _read_expected(self.chain, refused)
+            else:
+                self._sequence += 1
+                return refusal
+        return text
+
+    def _sign(self, messages: Sequence[Message]) -> bytes:
+        here = self._identify()
         body = Body(
             version=1,
-            network=node.network,
+            network=here.network,
             chain=self.chain,
-            signers=(Signer(self._account, self._key.public),),
+            signers=(Signer(here.account, self._key.public),),
             lane=0,
             sequence=self._sequence,
-            valid_until_ms=max(node.engine.clock(), node.ledger.time_ms) + VALIDITY_MS,
+            valid_until_ms=self._door.get_time_ms() + VALIDITY_MS,
             messages=tuple(messages),
         )
+        return sign_transaction(body, [self._key])
+
+
+def _find_anchoring(genesis: Genesis, name: str) -> AnchoringParams:
+    for chain in genesis.chains:
+        for module in chain.modules:
+            if chain.name == name and module.number == ANCHORING:
+                try:
+                    return _decode_anchoring(module.params)
+                except Malformed as error:
+                    raise RelayTrouble(name, error.text) from None
+    raise RelayTrouble(name, f"genesis: expected chain {name} with anchoring, got {genesis.name}")
+
+
+def _decode_header(chain: str, data: bytes) -> Header:
+    try:
+        return decode_header(data)
+    except Malformed as error:
+        raise RelayTrouble(chain, error.text) from None
+
+
+def _read_expected(chain: str, refused: NotTaken) -> int:
+    given = str(refused.values.get("expected"))
+    if not given.isascii() or not given.isdigit() or len(given) > 18:
+        raise RelayTrouble(chain, f"sequence: expected a number that is right, got {given[:40]!r}")
+    return int(given)
+
+
+# Chains of this process.
+
+
+class LocalDoor(ChainDoor):
+    """One of the chains a node hosts."""
+
+    def __init__(self, node: Node, chain: str) -> None:
+        self.chain = chain
+        self._node = node
+        self._here = node.ledger.chains[chain]
+
+    def get_genesis(self) -> Genesis:
+        """Return the genesis of the chain's network."""
+        return self._node.genesis
+
+    def get_time_ms(self) -> int:
+        """Return the time that the chain's next block will have at least."""
+        return max(self._node.engine.clock(), self._node.ledger.time_ms)
+
+    def get_final(self) -> FinalHeader | None:
+        """Return the newest final header."""
+        return self._node.ledger.published.get(self.chain)
+
+    def get_deliveries(self, destination: str, first: int, limit: int) -> Sequence[Delivery]:
+        """Return blocks that hold items for a destination from a sequence on, in order."""
+        rows = self._node.get_outbox(self.chain, destination, first, limit)
+        return [
+            make_delivery(self._node.read_block(height), self.chain, pages)
+            for height, pages in group_pages(rows)
+        ]
+
+    def get_consistency(self, old: int, new: int) -> Sequence[bytes]:
+        """Return the path that ties two sizes of the log."""
+        return self._here.log.prove_consistency(old, new)
+
+    def get_next_expected(self, source: str) -> int | None:
+        """Return the sequence expected of a source; None if it can't be taken now."""
+        key = source.encode()
+        client, place = self._ask(
+            lambda: (CLIENTS.get(self._here, key), IN.get(self._here, key))
+        )  # fmt: skip
+        if client is None or client.is_frozen:
+            return None
+        return place.next if place else 0
+
+    def get_client(self, source: str) -> Client | None:
+        """Return what the chain knows of a source."""
+        return self._ask(lambda: CLIENTS.get(self._here, source.encode()))
+
+    def get_anchored(self, chain: str) -> Anchored | None:
+        """As the anchor chain: return what is recorded of a chain; None if it can't record."""
+        key = chain.encode()
+        return make_anchored(
+            *self._ask(lambda: (ANCHORS.get(self._here, key), CLIENTS.get(self._here, key)))
+        )
+
+    def _ask(self, question: Callable[[], T]) -> T:
         try:
-            answer = node.submit_many(self.chain, [sign_transaction(body, [self._key])])[0]
-            inclusion = answer.result()
+            return self._node.call(question)
+        except EngineStopped as stopped:
+            raise RelayTrouble(self.chain, str(stopped)) from stopped
+
+    def submit(self, envelope: bytes) -> str | None:
+        """Hand in a transaction and wait; returns None or a rule's refusal in words.
+
+        Raises: NotTaken.
+        """
+        try:
+            inclusion = self._node.submit(self.chain, envelope).result()
         except Refused as refusal:
-            self._sequence = None
-            return refusal.text
+            raise NotTaken(refusal.number, refusal.text, refusal.values) from None
         except (EngineBusy, EngineStopped) as trouble:
-            self._sequence = None
-            raise RelayTrouble(f"{self.chain}: {trouble}") from trouble
-        self._sequence += 1
+            raise RelayTrouble(self.chain, str(trouble)) from trouble
         error = inclusion.receipt.error
         return None if error is None else f"{error.number} {error.text}"
+
+
+class LocalEnd(ChainEnd):
+    """One of the chains a node hosts, as its own relay meets it."""
+
+    def __init__(self, node: Node, chain: str) -> None:
+        super().__init__(LocalDoor(node, chain), node.keys.get(RELAY_KEY))

@@ -168,6 +168,7 @@ class StateStore:
                 # would push out of memory what is wanted.
                 readahead=False,
             )
+            self._check_length()
             # Readers that were killed would otherwise keep old pages from ever being used again.
             self._environment.reader_check()
             self._state = self._environment.open_db(b"state")
@@ -325,6 +326,15 @@ class StateStore:
 
     def _read_height(self) -> int:
         return int.from_bytes(self.get_meta(HEIGHT_NAME) or b"", "big")
+
+    def _check_length(self) -> None:
+        """A file that was cut short is mapped all the same, and kills whoever reads past its end."""
+        pages = self._environment.info()["last_pgno"] + 1
+        expected = pages * self._environment.stat()["psize"]
+        found = self._file_bytes()
+        if found < expected:
+            self._environment.close()
+            raise DamagedStateStore(self.folder, f"a {DATA_NAME} of {found} bytes for {expected}")
 
     def _file_bytes(self) -> int:
         try:

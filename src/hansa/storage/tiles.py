@@ -38,18 +38,21 @@ class TileStore:
     def __init__(self, folder: Path) -> None:
         """Use a folder; it is made with the first file."""
         self._folder = os.fspath(folder)
+        self.may_replace = False
+        """Whether other bytes at a path give way: true where the block log is what counts."""
 
     def write(self, path: str, data: bytes) -> None:
         """Store the bytes of a tile, or do nothing where the same bytes are stored.
 
         Raises: ValueError if the path could lead out of the folder; TileConflict if other bytes
-        are stored there; OSError if the disk does not take the file.
+        are stored there and may not be replaced; OSError if the disk does not take the file.
         """
         existing = self.read(path)
         if existing is not None:
-            if existing != data:
+            if existing == data:
+                return
+            if not self.may_replace:
                 raise TileConflict(path, existing, data)
-            return
         target = f"{self._folder}/{path}"
         # Renamed only when whole, so that a reader never sees half a tile. The name is fixed: what
         # a crash leaves behind is overwritten by the next attempt.
@@ -72,6 +75,14 @@ class TileStore:
             with open(f"{self._folder}/{path}", "rb", buffering=0) as file:
                 return file.readall()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def size(self, path: str) -> int | None:
+        """Return the number of bytes stored at a path, or None."""
+        _check_path(path)
+        try:
+            return os.stat(f"{self._folder}/{path}").st_size
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
 
