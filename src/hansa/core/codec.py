@@ -314,7 +314,7 @@ def _build_union(options: tuple[Any, ...], value: Any, field: str) -> Any:
     if len(structs) == 1:
         return _build(next(iter(structs.values())), value, field)
     name = value.get("type") if isinstance(value, dict) else None
-    if name not in structs:
+    if not isinstance(name, str) or name not in structs:
         raise Malformed(field=f"{field}.type", expected=" or ".join(structs), given=name)
     return _build(structs[name], {k: v for k, v in value.items() if k != "type"}, field)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from hansa.core.apply import AppliedBlock, apply_block
 from hansa.core.block import (
     BlockRecord,
@@ -18,12 +20,12 @@ from hansa.core.block import (
 )
 from hansa.core.chain import Chain
 from hansa.core.codec import encode
-from hansa.core.errors import OperatorError
+from hansa.core.errors import Malformed, OperatorError
 from hansa.core.finality import CheckpointSigner, FinalHeader
 from hansa.core.genesis import Genesis, compute_network_id
 from hansa.core.module import DEADLINES_INDEX, Rulebook
 from hansa.core.stateroot import compute_state_root
-from hansa.core.tilelog import TileLog
+from hansa.core.tilelog import EdgeError, TileLog
 from hansa.core.transaction import Transaction
 from hansa.storage.blocklog import BlockLog
 from hansa.storage.kv import Snapshot, StateStore
@@ -87,6 +89,13 @@ class Ledger:
             for ordinal, chain in enumerate(genesis.chains):
                 self.chains[chain.name] = self._open_chain(ordinal, rulebooks[chain.name])
             self._catch_up(on_replay)
+        except (EdgeError, Malformed, msgspec.DecodeError) as error:
+            self._let_go()
+            raise OperatorError(
+                f"{folder}/state: expected what a node of this release has flushed, got other "
+                f"bytes ({error}); remove this folder and start again: the state is replayed from "
+                f"the block log"
+            ) from error
         except BaseException:
             self._let_go()
             raise

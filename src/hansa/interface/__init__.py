@@ -1,0 +1,1 @@
+"""Doors for machines: the HTTP application and the client library."""

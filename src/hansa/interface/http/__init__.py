@@ -1,0 +1,1 @@
+"""The HTTP application, one route file for each module."""

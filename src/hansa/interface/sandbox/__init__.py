@@ -1,0 +1,1 @@
+"""A sandbox: invented companies in one key store, and programs that play them."""
