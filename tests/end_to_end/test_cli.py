@@ -615,6 +615,15 @@ def test_tokens_are_shown_once(home: Path) -> None:
     assert made["id"] not in [item["id"] for item in left]
 
 
+def test_tokens_sign_with_a_key_of_the_home(home: Path) -> None:
+    """A token is for a key by name or account, else the operator's; a stranger's is refused."""
+    account = hansa("keys", "show", "buyer/marlow", "--home", home, "--json").document["account"]
+    words = ("token", "new", "--scope", "read", "--home", home, "--json")
+    assert "buyer/marlow" == hansa(*words, "--account", account).document["account"]
+    assert "operator/lantern" == hansa(*words).document["account"]
+    assert 2 == hansa(*words, "--account", "0f" * 20).status
+
+
 # Messages.
 
 

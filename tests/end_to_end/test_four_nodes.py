@@ -118,15 +118,23 @@ class Federation:
         self.nodes[chain] = self._start_node(chain, int(self.urls[chain].rpartition(":")[2]))
         assert self.urls[chain] == self.nodes[chain].read_document()["url"]
 
-    def start_relay(self) -> Program:
-        """Start a relay with a key that no member knows."""
+    def start_relays(self, count: int = 1) -> list[Program]:
+        """Start relays at once, each with a key that no member knows, and wait until they run."""
+        homes = [self._make_relay_home() for _ in range(count)]
+        ends = [part for chain, url in self.urls.items() for part in ("--end", f"{chain}={url}")]
+        relays = [Program(home, "relay", "--home", home, *ends) for home in homes]
+        for home in homes:
+            log = home / "stderr"
+            wait_for(lambda log=log: b"carrying" in log.read_bytes(), "a relay", PATIENCE_S)
+        return relays
+
+    def _make_relay_home(self) -> Path:
         self._relays += 1
         home = self.folder / f"relay-{self._relays}"
         home.mkdir()
         keys = KeyStore(seed=bytes([self._relays]) * 32, keys={}, is_sandbox=True)
         write_private(home / "keys.json", keys.seal(None, os.urandom))
-        ends = [part for chain, url in self.urls.items() for part in ("--end", f"{chain}={url}")]
-        return Program(home, "relay", "--home", home, *ends)
+        return home
 
     def open_market(self) -> None:
         """Open the currency, register the product; a relay has to run."""
@@ -206,7 +214,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     """Four nodes that know each other, with a market open, and no relay."""
     world = Federation(tmp_path_factory.mktemp("four"))
     try:
-        relay = world.start_relay()
+        (relay,) = world.start_relays()
         try:
             world.open_market()
         finally:
@@ -264,14 +272,14 @@ def check_ended_once(federation: Federation, lives: Sequence[Life]) -> None:
 
 def test_relays_killed_and_doubled(federation: Federation, driver: LifeDriver) -> None:
     """A relay killed in the middle and two in its place change nothing: every life ends once."""
-    relay = federation.start_relay()
+    (relay,) = federation.start_relays()
     first = federation.make_lives(5)
     driver.begin(first)
     play_until_shipped(driver, first)
     relay.kill()
     second = federation.make_lives(5)
     driver.begin(second)
-    pair = [federation.start_relay(), federation.start_relay()]
+    pair = federation.start_relays(2)
     finish(driver)
     check_ended_once(federation, [*first, *second])
     reports = [relay.stop() for relay in pair]
@@ -280,7 +288,7 @@ def test_relays_killed_and_doubled(federation: Federation, driver: LifeDriver) -
 
 def test_node_killed(federation: Federation, driver: LifeDriver) -> None:
     """While one node is dead the others go on, and once it is back every life ends once."""
-    relay = federation.start_relay()
+    (relay,) = federation.start_relays()
     first = federation.make_lives(4)
     driver.begin(first)
     play_until_shipped(driver, first)
@@ -300,7 +308,7 @@ def test_node_killed(federation: Federation, driver: LifeDriver) -> None:
 
 def test_anchors(federation: Federation) -> None:
     """The anchor chain hears of the three others from a relay that it doesn't know."""
-    relay = federation.start_relay()
+    (relay,) = federation.start_relays()
 
     def list_anchored() -> list[str]:
         rows = federation.list_rows("anchor", "anchors")

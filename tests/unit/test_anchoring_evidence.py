@@ -46,6 +46,10 @@ class DictTiles:
         """Return a tile, or None."""
         return self.data.get(path)
 
+    def size(self, path: str) -> int | None:
+        """Return the length of a tile, or None."""
+        return len(self.data[path]) if path in self.data else None
+
 
 def make_log(entries: list[bytes]) -> TileLog:
     """A log with these entries."""

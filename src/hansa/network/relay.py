@@ -28,6 +28,9 @@ MAX_VISIT: Final = 64
 MAX_REST_ROUNDS: Final = 15
 """How many rounds an end is left alone at most; each trouble in a row about doubles it."""
 
+MAX_REFUSED_ROUNDS: Final = 255
+"""The same for what a rule refuses again and again: each refusal is a leaf in a log for ever."""
+
 KEPT_TROUBLES: Final = 50
 
 
@@ -93,14 +96,40 @@ class RelayTrouble(Exception):
         self.chain = chain
 
 
+class _Refusal(Exception):
+    """A chain refused what was carried there."""
+
+    def __init__(self, text: str, taken: int = 0) -> None:
+        super().__init__(text)
+        self.taken = taken
+        """Transactions taken before it."""
+
+
 @dataclass(slots=True)
 class _Rest:
-    """How long an end is left alone."""
+    """How long something is left alone."""
 
-    troubles: int = 0
+    limit: int
+    failures: int = 0
     """In a row."""
     rounds: int = 0
     """Still to pass."""
+
+    def pass_round(self) -> bool:
+        """Tell whether this round is to be passed; counts it."""
+        if self.rounds == 0:
+            return False
+        self.rounds -= 1
+        return True
+
+    def lengthen(self) -> None:
+        """Rest after a failure, longer with each."""
+        self.rounds = min((1 << self.failures) - 1, self.limit)
+        self.failures = min(self.failures + 1, self.limit)
+
+    def end(self) -> None:
+        """Forget the failures."""
+        self.failures = 0
 
 
 class Relay:
@@ -114,7 +143,8 @@ class Relay:
         self._anchor = anchor
         self._on_trouble = on_trouble
         self._positions: dict[tuple[str, str], int] = {}
-        self._rests = {chain: _Rest() for chain in self._ends}
+        self._rests = {chain: _Rest(MAX_REST_ROUNDS) for chain in self._ends}
+        self._refusals: dict[tuple[str, str, str], _Rest] = {}
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -127,7 +157,9 @@ class Relay:
 
     def step(self) -> int:
         """Go round once: every pair, then anchors. Returns how many transactions were taken."""
-        awake = self._list_awake()
+        awake = [
+            end for chain, end in self._ends.items() if not self._rests[chain].pass_round()
+        ]  # fmt: skip
         troubled: set[str] = set()
         taken = 0
         for source in awake:
@@ -140,18 +172,7 @@ class Relay:
         self._forgive(awake, troubled)
         return taken
 
-    # Ends that give trouble.
-
-    def _list_awake(self) -> list[RelayEnd]:
-        """Return the ends to serve in this round; counts the round for those that rest."""
-        awake = []
-        for chain, end in self._ends.items():
-            rest = self._rests[chain]
-            if rest.rounds == 0:
-                awake.append(end)
-            else:
-                rest.rounds -= 1
-        return awake
+    # What goes wrong.
 
     def _attempt(
         self, troubled: set[str], act: Callable[[RelayEnd, RelayEnd], int], one: RelayEnd,
@@ -160,22 +181,31 @@ class Relay:
         """Do something between two ends; a fault of one is no reason to give up on the others."""
         if one is other or one.chain in troubled or other.chain in troubled:
             return 0
+        what = (act.__name__, one.chain, other.chain)
+        rest = self._refusals.setdefault(what, _Rest(MAX_REFUSED_ROUNDS))
+        if rest.pass_round():
+            return 0
         try:
-            return act(one, other)
+            taken = act(one, other)
+        except _Refusal as refusal:
+            self._note(str(refusal))
+            rest.lengthen()
+            return refusal.taken
         except RelayTrouble as trouble:
             self._note(str(trouble))
             troubled.add(trouble.chain)
             return 0
+        rest.end()
+        return taken
 
     def _forgive(self, awake: Sequence[RelayEnd], troubled: set[str]) -> None:
         """Let those rest that gave trouble, and forget the past of those that didn't."""
         for end in awake:
             rest = self._rests[end.chain]
             if end.chain not in troubled:
-                rest.troubles = 0
+                rest.end()
                 continue
-            rest.rounds = min((1 << rest.troubles) - 1, MAX_REST_ROUNDS)
-            rest.troubles += 1
+            rest.lengthen()
             # What it had expected may have been another truth than that of its next start.
             for pair in [pair for pair in self._positions if end.chain in pair]:
                 del self._positions[pair]
@@ -197,9 +227,8 @@ class Relay:
                 return taken
             refusal = destination.receive(source.chain, deliveries)
             if refusal is not None:
-                self._note(f"{source.chain} to {destination.chain}: {refusal}")
                 self._positions.pop(pair, None)
-                return taken
+                raise _Refusal(f"{source.chain} to {destination.chain}: {refusal}", taken)
             place = self._positions[pair] = _end_of(deliveries)
             self.carried += sum(len(delivery.pages) for delivery in deliveries)
         return MAX_VISIT
@@ -210,8 +239,7 @@ class Relay:
             return 0
         refusal = anchor.submit_anchor(end.chain, due)
         if refusal is not None:
-            self._note(f"anchor of {end.chain}: {refusal}")
-            return 0
+            raise _Refusal(f"anchor of {end.chain}: {refusal}")
         self.anchored += 1
         return 1
 
@@ -225,8 +253,8 @@ class Relay:
     def _renew(self, end: RelayEnd, source: RelayEnd) -> int:
         refusal = end.renew_client(source)
         if refusal is not None:
-            self._note(f"client of {source.chain} on {end.chain}: {refusal}")
-        return refusal is None
+            raise _Refusal(f"client of {source.chain} on {end.chain}: {refusal}")
+        return 1
 
     def _note(self, trouble: str) -> None:
         self.troubles = [*self.troubles[1 - KEPT_TROUBLES :], trouble]

@@ -60,8 +60,8 @@ class Load:
     whole_limit_s: int = 240
 
 
-FULL: Final = Load(accounts=200, transfers=12_000, batches=1_200, batch_size=200)
-QUICK: Final = Load(accounts=100, transfers=3_000, batches=300, batch_size=200, whole_limit_s=90)
+FULL: Final = Load(accounts=250, transfers=12_000, batches=1_200, batch_size=200)
+QUICK: Final = Load(accounts=250, transfers=6_000, batches=300, batch_size=200, whole_limit_s=90)
 
 
 def measure_peer(quick: bool, on_progress: Progress, *, load: Load | None = None) -> dict[str, Any]:
