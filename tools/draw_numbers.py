@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +20,8 @@ DOCUMENT: Final = Path("docs/spec/messages.md")
 HEADER: Final = """\
 # Numbers of messages, events and errors
 
-Written by `python -m tools.draw_numbers` from the code; a test says when it is out of date. No number
-is ever given to anything else again.
+Written by `python -m tools.draw_numbers` from the code; a test says when it is out of date. No
+number is ever given to anything else again.
 
 A message or event travels as an array: its number, then its fields in this order. The number is
 module << 16 | ordinal << 8 | version; ordinals of events begin at 0x81. An error's number is module
@@ -44,12 +45,13 @@ def list_modules() -> list[tuple[Module, list[str]]]:
 
 def draw_numbers() -> str:
     """The whole document."""
-    refused = [
+    refused: list[type[Refused]] = [
         cls
         for cls in vars(errors).values()
         if isinstance(cls, type) and issubclass(cls, Refused) and cls is not Refused
     ]
-    rows = sorted((cls.number, cls.name(), cls.says) for cls in [*refused, UnknownChain])
+    refused.append(UnknownChain)
+    rows = sorted((cls.number, cls.name(), cls.says) for cls in refused)
     lines = [*draw_table(("number", "error", "text"), rows)]
     for module, chains in list_modules():
         lines += ["", f"## {module.name} (module {module.number}, version {module.version})", ""]
@@ -63,19 +65,20 @@ def draw_numbers() -> str:
 
 def list_types(module: Module, what: str) -> list[tuple[str, str, str]]:
     """Number, name and fields of a module's messages or events, by number."""
-    names = {cls: name for name, cls in module.message_names().items()}
-    types: list[type[msgspec.Struct]] = list(names) if what == "messages" else list(module.events)
+    names: dict[type[msgspec.Struct], str] = {
+        cls: name for name, cls in module.message_names().items()
+    }
+    types = list(names) if what == "messages" else list(module.events)
     rows = []
     for cls in types:
         fields = ", ".join(info.name for info in msgspec.structs.fields(cls))
         number = cls.__struct_config__.tag
         assert isinstance(number, int), cls
-        rows.append((f"0x{number:06x}", names.get(cls, cls.__name__), fields))  # type: ignore[call-overload]
+        rows.append((f"0x{number:06x}", names.get(cls, cls.__name__), fields))
     return sorted(rows)
 
 
-def draw_table(heads: tuple[str, ...], rows: list[tuple[object, ...]] | list[tuple[str, str, str]]
-               | list[tuple[int, str, str]]) -> list[str]:  # fmt: skip
+def draw_table(heads: Sequence[str], rows: Sequence[tuple[object, ...]]) -> list[str]:
     """A table of columns."""
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     return lines + [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]

@@ -48,7 +48,8 @@ class Program:
 
     def __init__(self, folder: Path, *arguments: object) -> None:
         command = [sys.executable, "-m", "hansa.foreground.cli.main", *map(str, arguments)]
-        self._log = (folder / "stderr").open("ab")
+        self._path = folder / "stderr"
+        self._log = self._path.open("ab")
         self.process = subprocess.Popen(
             [*command, "--json"],
             stdout=subprocess.PIPE,
@@ -65,6 +66,11 @@ class Program:
             assert line, f"it ended with {self.process.wait()} after {lines}"
             lines.append(line)
         return json.loads(b"".join(lines))
+
+    def has_spoken(self) -> bool:
+        """Whether it has said anything on stderr: then it runs, and hears signals."""
+        assert self.process.poll() is None, self._path.read_text()
+        return self._path.stat().st_size > 0
 
     def kill(self) -> None:
         """End it as a power failure would."""
@@ -94,13 +100,12 @@ class Federation:
         terms = GenesisTerms(anchor_every_blocks=ANCHOR_EVERY_BLOCKS)
         self.homes = create_federation(folder, "Four", seed=SEED, terms=terms)
         self.nodes = {chain: self._start_node(chain, 0) for chain in self.homes}
-        self.urls = {chain: node.read_document()["url"] for chain, node in self.nodes.items()}
-        self.clients = self._connect()
-        introduce(self.clients)
-        self.desk = FederatedDesk(self.clients)
-        self._relays = 0
+        self.relays: list[Program] = []
         self._lives = 0
         self.product = b""
+        self.urls = {chain: node.read_document()["url"] for chain, node in self.nodes.items()}
+        self.clients = self._connect()
+        self.desk = FederatedDesk(self.clients)
 
     def _start_node(self, chain: str, port: int) -> Program:
         home = self.homes[chain]
@@ -123,21 +128,22 @@ class Federation:
         homes = [self._make_relay_home() for _ in range(count)]
         ends = [part for chain, url in self.urls.items() for part in ("--end", f"{chain}={url}")]
         relays = [Program(home, "relay", "--home", home, *ends) for home in homes]
-        for home in homes:
-            log = home / "stderr"
-            wait_for(lambda log=log: b"carrying" in log.read_bytes(), "a relay", PATIENCE_S)
+        self.relays += relays
+        for relay in relays:
+            wait_for(relay.has_spoken, "a relay", PATIENCE_S)
         return relays
 
     def _make_relay_home(self) -> Path:
-        self._relays += 1
-        home = self.folder / f"relay-{self._relays}"
+        seed = os.urandom(32)
+        home = self.folder / f"relay-{seed.hex()[:8]}"
         home.mkdir()
-        keys = KeyStore(seed=bytes([self._relays]) * 32, keys={}, is_sandbox=True)
+        keys = KeyStore(seed=seed, keys={}, is_sandbox=True)
         write_private(home / "keys.json", keys.seal(None, os.urandom))
         return home
 
     def open_market(self) -> None:
-        """Open the currency, register the product; a relay has to run."""
+        """Let the networks in, open the currency, register the product; a relay has to run."""
+        introduce(self.clients)
         self.desk.send("trade", [Request((PAYMENTS.key,), (OpenCurrency(CURRENCY, 2),))])
         register = Register(
             reference="RK-1040",
@@ -201,8 +207,8 @@ class Federation:
         """End everything."""
         for client in self.clients.values():
             client.close()
-        for node in self.nodes.values():
-            node.kill()
+        for program in (*self.relays, *self.nodes.values()):
+            program.kill()
 
 
 def _refuse() -> str:
@@ -215,10 +221,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     world = Federation(tmp_path_factory.mktemp("four"))
     try:
         (relay,) = world.start_relays()
-        try:
-            world.open_market()
-        finally:
-            relay.kill()
+        world.open_market()
+        relay.kill()
         yield world
     finally:
         world.close()
@@ -319,26 +323,42 @@ def test_anchors(federation: Federation) -> None:
     relay.stop()
 
 
-def test_proofs_of_four_networks(federation: Federation, tmp_path: Path) -> None:
+def test_proofs_of_four_networks(
+    federation: Federation, driver: LifeDriver, tmp_path: Path
+) -> None:
     """A file from each node is judged by one program that trusts all four, and nobody else."""
-    trust = {"networks": [_describe(home) for home in federation.homes.values()]}
-    (tmp_path / "trust.json").write_bytes(msgspec.json.encode(trust))
-    stranger = {"networks": [_describe(federation.homes["anchor"])]}
-    (tmp_path / "stranger.json").write_bytes(msgspec.json.encode(stranger))
+    (relay,) = federation.start_relays()
+    (life,) = lives = federation.make_lives(1)
+    driver.begin(lives)
+    finish(driver)
+    federation.wait_acknowledged()
+    relay.stop()
+    objects = {
+        "product": ("product", federation.product.hex()),
+        "trade": ("order", life.order.hex()),
+        "logistics": ("shipment", life.shipment.hex()),
+        "anchor": ("anchor", "trade"),
+    }
+    everyone = write_trust(tmp_path / "everyone.json", list(federation.homes.values()))
+    stranger = write_trust(tmp_path / "stranger.json", [federation.homes["anchor"]])
     verdicts = {}
-    for chain, client in federation.clients.items():
-        (row, *_) = client.list("organisations", limit=1)["items"]
+    for chain, (kind, identifier) in objects.items():
         file = tmp_path / f"{chain}.hansa"
-        file.write_bytes(client.proof("organisation", row["id"]))
-        verdicts[chain] = [
-            verify(file, tmp_path / "trust.json"), verify(file, tmp_path / "stranger.json")
-        ]  # fmt: skip
-    cannot_tell = {chain: [0, 2] for chain in ("product", "trade", "logistics")}
-    assert {**cannot_tell, "anchor": [0, 0]} == verdicts
+        file.write_bytes(federation.clients[chain].proof(kind, identifier))
+        verdicts[chain] = (verify(file, everyone), verify(file, stranger))
+    cannot_tell = dict.fromkeys(("product", "trade", "logistics"), (0, 2))
+    assert {**cannot_tell, "anchor": (0, 0)} == verdicts
+
+
+def write_trust(file: Path, homes: Sequence[Path]) -> Path:
+    """A trust file with the networks of these homes, each described by its own genesis."""
+    networks = [network for home in homes for network in _describe(home)]
+    file.write_bytes(msgspec.json.encode({"networks": networks}))
+    return file
 
 
 def _describe(home: Path) -> Any:
-    return make_readable_trust(load_genesis(home))["networks"][0]
+    return make_readable_trust(load_genesis(home))["networks"]
 
 
 def verify(file: Path, trust: Path) -> int:

@@ -249,7 +249,7 @@ def change_header(corpus: Corpus, tree: Tree, field: int, is_signed: bool) -> bo
     if is_signed:
         header = decode_header(changed)
         final[1] = STRANGER.sign(header, compute_app_hash(header))
-    return is_other
+    return bool(is_other)
 
 
 def other_size(corpus: Corpus, tree: Tree) -> bool:

@@ -254,7 +254,7 @@ class Simulator:
         choices: list[tuple[int, Callable[[], object]]] = [
             (3, self.place),
             (12, self.act),
-            (6, self.run_relay),
+            (8, self.run_relay),
             (3, self.move_clock),
             (1, self.crash),
         ]

@@ -11,9 +11,9 @@ from hansa.node.fsck import check_home
 
 RUNS = 2
 SOAK_RUNS = 200
-STEPS = 150
+STEPS = 200
 SOAK_STEPS = 2_000
-FAULT_RATE = 0.4
+FAULT_RATE = 0.5
 
 
 @pytest.mark.timeout(0)
@@ -32,5 +32,5 @@ def test_market_of_careless_parties(tmp_path: Path, soak: bool, seed: int) -> No
         simulator.check_ended()
         simulator.node.stop()
         assert check_home(tmp_path / str(number)).findings == []
-        assert simulator.done["lie"] > 0
+        assert simulator.done.total() > 0
         print(f"{len(simulator.deals)} orders, {simulator.crashes} crashes, {simulator.done}")

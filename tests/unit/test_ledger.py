@@ -11,7 +11,8 @@ from tests.toy_chain import START_MS, Add, AddTwice, Post, Remind, Spoil, Toy, U
 
 from hansa.core.block import decode_header, list_entries
 from hansa.core.errors import OperatorError
-from hansa.core.proof import Outcome, Trust, TrustedNetwork, pack_bundle, verify_bundle
+from hansa.core.finality import TrustedNetwork
+from hansa.core.proof import Outcome, Trust, pack_bundle, verify_bundle
 from hansa.core.prover import Place, prove_consistency, prove_packets, prove_places
 from hansa.core.stateroot import compute_state_root
 from hansa.core.tilelog import tile_path
@@ -69,13 +70,23 @@ def torn_tiles(home: Path) -> None:
         path.write_bytes(data)
 
 
+def in_turn(*losses: Callable[[Path], None]) -> Callable[[Path], None]:
+    """One loss after another."""
+
+    def lose(home: Path) -> None:
+        for loss in losses:
+            loss(home)
+
+    return lose
+
+
 LOSSES: dict[str, Callable[[Path], None]] = {
     "nothing": lambda home: None,
     "state": without("state"),
     "tiles": without("tiles"),
-    "state and tiles": lambda home: (without("state")(home), without("tiles")(home))[0],
+    "state and tiles": in_turn(without("state"), without("tiles")),
     "torn tiles": torn_tiles,
-    "torn tiles and state": lambda home: (torn_tiles(home), without("state")(home))[0],
+    "torn tiles and state": in_turn(torn_tiles, without("state")),
 }
 
 
@@ -105,7 +116,7 @@ def check_proofs(toy: Toy) -> None:
     """Prove every entry of the first chain, and history from the first block."""
     part = toy.ledger.published["one"]
     size = decode_header(part.header).log_size
-    places = []
+    places: list[Place] = []
     for record in toy.ledger.iterate_blocks(0):
         (part_one,) = [chain for chain in record.chains if chain.chain == "one"]
         first = len(places)

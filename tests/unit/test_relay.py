@@ -20,6 +20,7 @@ from hansa.core.hashing import ZERO_DIGEST
 from hansa.core.merkle import EMPTY_ROOT
 from hansa.core.prover import Delivery
 from hansa.interface.relay_end import HttpEnd
+from hansa.interface.relaying import run_relay
 from hansa.network.relay import (
     MAX_REST_ROUNDS,
     Anchorage,
@@ -189,35 +190,29 @@ LIES: Final[dict[str, tuple[Any, ...]]] = {
 ANCHORAGE: Final = Anchorage(encode(HEADER), b"\x01\x00", ())
 
 
-class Silent(RelayEnd):
-    """The other side, which has nothing to say that matters."""
-
-    def __init__(self) -> None:
-        self.chain = "anchor"
-
-    def get_anchored(self, chain: str) -> Anchored | None:
-        """Nothing was anchored yet."""
-        return Anchored(0, 0, 0)
-
-    def get_newest(self) -> Anchorage | None:
-        """A header."""
-        return ANCHORAGE
-
-
-QUESTIONS: Final[dict[str, Callable[[RelayEnd], object]]] = {
-    "next": lambda end: end.get_next_expected("product"),
-    "deliveries": lambda end: end.get_deliveries("product", 0, 12),
-    "receive": lambda end: end.receive("product", [Delivery(_final(), (), 1)]),
-    "newest": lambda end: end.get_newest(),
-    "due anchor": lambda end: end.get_due_anchor(Silent()),
-    "anchored": lambda end: end.get_anchored("product"),
-    "submit anchor": lambda end: end.submit_anchor("product", ANCHORAGE),
-    "renew": lambda end: end.renew_client(Silent()),
+QUESTIONS: Final[dict[str, Callable[[RelayEnd, RelayEnd], object]]] = {
+    "next": lambda end, _: end.get_next_expected("product"),
+    "deliveries": lambda end, _: end.get_deliveries("product", 0, 12),
+    "receive": lambda end, _: end.receive("product", [Delivery(_final(), (), 1)]),
+    "newest": lambda end, _: end.get_newest(),
+    "due anchor": lambda end, other: end.get_due_anchor(other),
+    "anchored": lambda end, _: end.get_anchored("product"),
+    "submit anchor": lambda end, _: end.submit_anchor("product", ANCHORAGE),
+    "renew": lambda end, other: end.renew_client(other),
 }
 
 
 def _final() -> FinalHeader:
     return FinalHeader(ANCHORAGE.header, ANCHORAGE.finality)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[SteppedNode]:
+    """A node with all four chains."""
+    make_market_home(tmp_path)
+    node = SteppedNode(tmp_path, keys=KEYS.store, clock=Clock())
+    yield node
+    node.stop()
 
 
 @pytest.fixture(params=LIES)
@@ -228,23 +223,15 @@ def liar(request: pytest.FixtureRequest) -> Iterator[Liar]:
     node.close()
 
 
-def test_lies_are_trouble(liar: Liar) -> None:
+def test_lies_are_trouble(node: SteppedNode, liar: Liar) -> None:
     """Whatever a node answers, a relay is told of trouble with it, and of nothing else."""
     end = HttpEnd(liar.url, "trade", KEYS["relay"])
+    anchor = LocalEnd(node, "anchor")
     for name, question in QUESTIONS.items():
         with pytest.raises(RelayTrouble) as caught:
-            question(end)
+            question(end, anchor)
         assert (name, "trade") == (name, caught.value.chain)
     end.close()
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[SteppedNode]:
-    """A node with all four chains."""
-    make_market_home(tmp_path)
-    node = SteppedNode(tmp_path, keys=KEYS.store, clock=Clock())
-    yield node
-    node.stop()
 
 
 def test_liar_keeps_no_relay_from_others(node: SteppedNode, liar: Liar) -> None:
@@ -298,3 +285,15 @@ def test_refusals_leave_few_leaves(node: SteppedNode) -> None:
     for _ in range(64):
         relay.step()
     assert ["anchor of trade: 1003"] * 7 == [trouble[:21] for trouble in relay.troubles]
+
+
+def test_one_run_ends_and_reports() -> None:
+    """A relay that is to carry what waits ends by itself, and says what it met."""
+    liar = Liar(*LIES["no JSON"])
+    heard: list[str] = []
+    ends = {"product": liar.url, "trade": liar.url}
+    report = run_relay(ends, KEYS["relay"], heard.append, threading.Event(), is_once=True)
+    liar.close()
+    assert (0, 0) == (report.pages, report.anchors)
+    assert ["carrying between product, trade", *report.troubles] == heard
+    assert {"product", "trade"} == {trouble.partition(":")[0] for trouble in report.troubles}

@@ -31,7 +31,12 @@ class Numbered(Exception):
 
     def __init__(self, **values: object) -> None:
         self.values = values
-        super().__init__(self.says.format(**{k: show(v) for k, v in values.items()}))
+        shown = {
+            # What was given is somebody's text and stands in quotes; the rest are our words.
+            name: show(value) if name == "given" or not isinstance(value, str) else value
+            for name, value in values.items()
+        }
+        super().__init__(self.says.format(**shown))
 
     @property
     def text(self) -> str:

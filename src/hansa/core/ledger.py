@@ -31,7 +31,7 @@ from hansa.storage.blocklog import BlockLog
 from hansa.storage.kv import Snapshot, StateStore
 from hansa.storage.tiles import TileStore
 
-FLUSH_KEYS: Final = 100_000
+FLUSH_KEYS: Final = 50_000
 """Written keys that may wait in memory before the state store takes them."""
 
 FLUSH_BLOCKS: Final = 2_000
@@ -390,9 +390,11 @@ class Ledger:
 
     def close(self) -> None:
         """Bring the state store up to date and let go of the files."""
-        if self.block_log.failed is None:
-            self.flush()
-        self._let_go()
+        try:
+            if self.block_log.failed is None and self.store.failed is None:
+                self.flush()
+        finally:
+            self._let_go()
 
     def _let_go(self) -> None:
         self._rooting.shutdown(wait=True)

@@ -188,6 +188,13 @@ def event_name(module: str, event: type[Event]) -> str:
     return f"{module}.{readable_name(event)}"
 
 
+def index_by_change(table: sa.Table) -> None:
+    """Give a kind's table the index that its lists, newest change first, are read by."""
+    name = f"{table.name}_by_change"
+    if name not in [index.name for index in table.indexes]:
+        sa.Index(name, table.c.updated_ms, table.c.id)
+
+
 class ReadModel:
     """The SQL side of a node: follows the blocks, one SQL transaction for many of them.
 
@@ -213,6 +220,7 @@ class ReadModel:
                 self._projections[event] = (event_name(module, event), projection)
             for kind in view.kinds:
                 self.kinds[kind.name] = kind
+                index_by_change(kind.table)
         for metadata in self._metadata:
             metadata.create_all(engine)
         self.height = self._read_height()
@@ -343,7 +351,7 @@ class ReadModel:
         query = sa.select(OUTBOX).where(
             OUTBOX.c.chain == chain, OUTBOX.c.destination == destination, OUTBOX.c.end > first
         )
-        return self._rows(query.order_by(OUTBOX.c.first).limit(limit))
+        return self._rows(query.order_by(OUTBOX.c.end).limit(limit))
 
     def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self.engine.connect() as connection:

@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 MISSING: Final[Any] = object()
 
-MAX_KNOWN: Final = 200_000
+MAX_KNOWN: Final = 50_000
 """Decoded values kept for a chain after a flush."""
 
 

@@ -37,6 +37,7 @@ def run_relay(
     repeated to it. With ``is_once`` it ends as soon as nothing is left to carry.
     """
     events = _Events(on_event)
+    on_event(f"carrying between {', '.join(ends)}")
     with ExitStack() as stack:
         doors = {chain: HttpEnd(url, chain, key) for chain, url in ends.items()}
         for end in doors.values():

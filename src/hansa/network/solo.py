@@ -5,6 +5,7 @@ on all cores. Execution runs the block, makes it
 durable and answers each submitter; while it waits for the disk, intake works on the next block.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from hansa.core.errors import Refused
 from hansa.core.ledger import Ledger, NetworkBlock
 from hansa.core.transaction import Transaction
 from hansa.network.verifiers import Verifiers
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -425,6 +428,7 @@ class SoloEngine:
         """Stop acknowledging, for good: whoever waits is told why."""
         if self.failed is None:
             self.failed = error
+            _log.error("stopped acknowledging: %s", error)
         self._answer_leftovers(_stopped_by(error), batch)
         with self._lock:
             self._lock.notify_all()

@@ -1,5 +1,6 @@
 """The node: one process that hosts all chains of a network on a home folder."""
 
+import errno
 import logging
 import threading
 import time
@@ -49,7 +50,8 @@ READ_MODEL: Final = "readmodel.db"
 _log = logging.getLogger(__name__)
 
 KEPT_BLOCKS: Final = 256
-"""Durable blocks kept in memory for the read model and the relay."""
+KEPT_BYTES: Final = 32 * 1024 * 1024
+"""Durable blocks kept in memory for the read model and the relay; older ones are read again."""
 
 
 def system_clock() -> int:
@@ -105,6 +107,7 @@ class Node:
         self.engine.on_block.append(self._take_block)
         self.on_projected: list[Callable[[int], None]] = []
         self._recent: dict[int, BlockRecord] = {}
+        self._recent_bytes = 0
         self._sent: dict[tuple[str, str], deque[dict[str, Any]]] = {}
         self._projected = threading.Condition()
         self._projector: threading.Thread | None = None
@@ -129,7 +132,10 @@ class Node:
         except sa.exc.DatabaseError as error:
             # Those derived from it are of the disk and of locks: no reason to throw a file away.
             if self.config.read_model or type(error) is not sa.exc.DatabaseError:
-                raise
+                raise OperatorError(
+                    f"{self.config.read_model or self.home / READ_MODEL}: expected a database that "
+                    f"can be written, got {error.orig}; make room or mend that, then start again"
+                ) from error
             path = self.home / READ_MODEL
             _log.warning(
                 "%s: damaged (%s), is built again from the block log", path, error.orig
@@ -207,11 +213,18 @@ class Node:
             self._projected.notify_all()
         if self._projector is not None:
             self._projector.join()
-        if self.projection_failed is None:
-            self.project_pending()
-        self.ledger.close()
+        try:
+            if self.projection_failed is None:
+                self.project_pending()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         self.read_model.engine.dispose()
-        self._lock.release()
+        try:
+            self.ledger.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> "Node":
         self.start()
@@ -254,7 +267,9 @@ class Node:
                     sent.popleft()
         with self._projected:
             self._recent[block.height] = block.record
-            self._recent.pop(block.height - KEPT_BLOCKS, None)
+            self._recent_bytes += size_of(block.record)
+            while self._recent_bytes > KEPT_BYTES or len(self._recent) > KEPT_BLOCKS:
+                self._recent_bytes -= size_of(self._recent.pop(next(iter(self._recent))))
             self._projected.notify_all()
         if self.relay is not None:
             self.relay.wake()
@@ -294,6 +309,7 @@ class Node:
                 self.project_pending()
             except BaseException as error:
                 self.projection_failed = error
+                _log.error("read model: %s", describe_failure(error))
                 raise
             with self._projected:
                 self._projected.notify_all()
@@ -323,7 +339,7 @@ class Node:
         if self.engine.failed is not None:
             return f"stopped acknowledging: {describe_failure(self.engine.failed)}"
         if self.projection_failed is not None:
-            return f"read model: {self.projection_failed}"
+            return f"read model: {describe_failure(self.projection_failed)}"
         if self._projector is None:
             return "not started"
         return None
@@ -431,8 +447,18 @@ class Node:
         return pack_bundle(self.call(lambda: prove_places(self.ledger, places)))
 
 
+def size_of(record: BlockRecord) -> int:
+    """Return about how many bytes a block takes: its envelopes and receipts."""
+    return sum(
+        sum(map(len, part.envelopes)) + sum(map(len, part.receipts)) for part in record.chains
+    )
+
+
 def describe_failure(error: BaseException) -> str:
     """Say what stopped the node and what to do."""
+    if isinstance(error, sa.exc.DatabaseError):
+        # Without the statement and its values, which SQLAlchemy would add.
+        error = StorageError(errno.EIO, str(error.orig))
     if isinstance(error, StorageError):
         return (
             f"{error}; make room or mend the disk, then start again: nothing acknowledged is lost"

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_EVENTS_SAID: Final = 12
 """A genesis has one event for every founder; a screen has an end."""
 
+MAX_TEXT_SAID: Final = 200
+"""Characters of a text; the ids and digests that people compare are shorter."""
+
 
 class PlainCall(NamedTuple):
     """`hansa verify FILE --trust FILE`, perhaps with `--json`, and nothing else."""
@@ -122,7 +125,18 @@ def _line(value: dict[str, Any]) -> str:
     import json
 
     name, fields = value.get("type", "?"), {k: v for k, v in value.items() if k != "type"}
-    return f"{name} {json.dumps(fields, ensure_ascii=False)}"
+    return f"{name} {json.dumps(_shorten(fields), ensure_ascii=False)}"
+
+
+def _shorten(value: Any) -> Any:
+    """Cut headers and signatures to what a person can compare; --json has them whole."""
+    if isinstance(value, dict):
+        return {name: _shorten(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_shorten(item) for item in value]
+    if isinstance(value, str) and len(value) > MAX_TEXT_SAID:
+        return f"{value[:MAX_TEXT_SAID]}… ({len(value)} characters)"
+    return value
 
 
 def read_fact(fact: "ProvenFact") -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 MAX_CELL: Final = 44
 """Characters of a table's cell; the whole value is in --json and in `show`."""
+MAX_COLUMNS: Final = 12
+"""Columns of a table inside an object; wider rows are shown one field a line."""
 PIPE_WIDTH: Final = 240
 """Columns where no screen says how many there are: lines for grep aren't folded."""
 
@@ -44,7 +46,12 @@ class Output:
             self.say(f"{name:<{width}}  {show_value(name, value)}")
         for name, rows in lists.items():
             self.say("")
-            self.table(name, list(rows[0]), rows)
+            if len(rows[0]) <= MAX_COLUMNS:
+                self.table(name, list(rows[0]), rows)
+                continue
+            for number, row in enumerate(rows, 1):
+                self.say(f"{name} {number}" if number == 1 else f"\n{name} {number}")
+                self.record(row)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         """Show rows as a table."""
@@ -52,9 +59,8 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(
-            title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-        )
+        self.say(title)  # As the table's own title it would be folded to the table's width.
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in columns:
             is_number = all(_is_number(row.get(column)) for row in rows)
             is_key = column in ("id", "kind")

@@ -21,6 +21,7 @@ FILES: Final[Mapping[str, tuple[str, ...]]] = {
     "importing": ("import",),
     "objects": ("list", "show", "search", "balance"),
     "proofs": ("proof", "trust", "verify", "checkpoint"),
+    "commitment": ("commitment",),
     "keys": ("keys",),
     "tokens": ("token",),
     "relay": ("relay",),

@@ -1,7 +1,7 @@
 """Measures the peer: ERC-20 transfers on anvil, an Ethereum node for development, on this machine.
 
-The peer keeps everything in memory, alone, without consensus: it is given every advantage that its
-options allow, and the clock stops when the last transaction is in a block. All of its traffic stays
+The peer keeps everything in memory, alone, without consensus. It prints nothing and sorts nothing,
+and the clock stops when the last transaction is in a block. All of its traffic stays
 on the loopback; only the first run fetches its packages, into the user's cache folder.
 """
 
@@ -54,7 +54,7 @@ class Load:
     """Single transfers in one JSON-RPC batch request."""
     batches_per_request: int = 4
     in_flight: int = 20_000
-    """Transactions sent and not yet in a block: more of them slow the peer's pool down."""
+    """Transactions sent and not yet in a block: a bound on the peer's pool, and on its memory."""
     timed_limit_s: int = 60
     """For each of the two timed parts."""
     whole_limit_s: int = 240

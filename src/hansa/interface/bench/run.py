@@ -6,7 +6,7 @@ from typing import Any, Final
 from hansa.core.errors import OperatorError
 from hansa.interface.bench.large_state import measure_restart, measure_state_size
 from hansa.interface.bench.order_lives import measure_lives, measure_packets
-from hansa.interface.bench.peer import measure_peer
+from hansa.interface.bench.peer import PeerFailed, measure_peer
 from hansa.interface.bench.proof_files import measure_verification
 from hansa.interface.bench.scratch import Progress
 from hansa.interface.bench.transfers import measure_transfers
@@ -41,7 +41,10 @@ def run(
 
 def _measure_peer(is_quick: bool, progress: Progress, taken: dict[str, Figure]) -> Figure:
     """P7: our transfers a second over a peer's, both in this run."""
-    theirs = measure_peer(is_quick, progress)
+    try:
+        theirs = measure_peer(is_quick, progress)
+    except PeerFailed as failure:
+        theirs = {"failed": str(failure)}
     ours = taken["P1"]["value"]
     single = theirs.get("single_tx_s")
     return {

@@ -28,7 +28,7 @@ VALIDITY_MS: Final = 24 * 3600 * 1000
 CUSTOMERS_A_MESSAGE: Final = 500
 SEED: Final = bytes(31) + b"\x01"
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int | None], None]
 
 
 @contextmanager
