@@ -179,6 +179,7 @@ class World:
         networks: Mapping[str, bytes] | None = None,
         seed: bytes = SEED,
         trusting_period_ms: int = TRUSTING_MS,
+        heartbeat_ms: int = 0,
     ) -> None:
         self.signer = CheckpointSigner(seed)
         self.parliament = Parliament()
@@ -192,7 +193,14 @@ class World:
             is_sandbox=True,
             time_ms=START_MS,
             chains=tuple(
-                _make_chain(chain, names, self.signer.public, networks or {}, trusting_period_ms)
+                _make_chain(
+                    chain,
+                    names,
+                    self.signer.public,
+                    networks or {},
+                    trusting_period_ms,
+                    heartbeat_ms,
+                )
                 for chain in names
             ),
             validators=(self.signer.public,),
@@ -384,6 +392,7 @@ def _make_chain(
     validator: bytes,
     networks: Mapping[str, bytes],
     trusting_period_ms: int,
+    heartbeat_ms: int,
 ) -> ChainGenesis:
     peers = tuple(
         PeerGenesis(chain=peer, network=networks.get(peer), validators=(validator,))
@@ -394,6 +403,7 @@ def _make_chain(
         peers=peers,
         trusting_period_ms=trusting_period_ms,
         max_clock_drift_ms=DRIFT_MS,
+        heartbeat_ms=heartbeat_ms,
         open_purpose="link.open_client",
         recover_purpose="link.recover_client",
     )

@@ -30,7 +30,7 @@ from hansa.core.transaction import Event, Message
 from hansa.service.bank.model import Issue, OpenCurrency
 from hansa.service.bank.rules import CURRENCIES
 from hansa.service.members.model import (
-    MEMBERS,
+    MODULE,
     Customer,
     Founder,
     FounderAccount,
@@ -422,7 +422,7 @@ def register_customers(
     customers = tuple(
         Customer(account, organisation, "GB", make_digest(account.hex()), 0) for account in accounts
     )
-    harness.deliver(registry, MEMBERS, encode(News(organisations=(), parties=customers)))
+    harness.deliver(registry, MODULE, encode(News(organisations=(), parties=customers)))
 
 
 def fund(harness: Harness, account: bytes, amount_minor: int, currency: str = "GBP") -> None:

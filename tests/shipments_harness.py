@@ -16,7 +16,7 @@ from tests.ledger_harness import (
 
 from hansa.core.codec import encode
 from hansa.service.members.model import (
-    MEMBERS,
+    MODULE as MEMBERS,
     AccountGrant,
     Founder,
     MembersParams,

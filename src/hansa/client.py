@@ -1,5 +1,7 @@
 """The SDK: sign transactions, hand them in, and believe no answer that isn't proven."""
 
+from hansa.core.keystore import KeyStore
+from hansa.core.proof import Trust
 from hansa.interface.client import (
     AsyncClient,
     AsyncHttpTransport,
@@ -20,11 +22,13 @@ __all__ = [
     "AsyncHttpTransport",
     "Client",
     "HttpTransport",
+    "KeyStore",
     "LocalTransport",
     "Outcome",
     "Problem",
     "RuleRefused",
     "SeenCheckpoints",
+    "Trust",
     "Unbelievable",
     "Unreachable",
     "read_trust",

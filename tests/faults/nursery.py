@@ -1,8 +1,8 @@
 """Forks nodes that work until they are killed; run as a program, one line in is one node.
 
-In: ``HOME SEED``, or ``HOME examine``, for which see there. Out, of the node: ``opening PID``, ``started``, ``block HEIGHT HASH`` and ``ack CHAIN
-DIGEST HEIGHT LEAF RECEIPT``; then of this program: ``dead STATUS``. Forking from a process that has
-imported everything makes a node in milliseconds.
+In: ``HOME SEED``, or ``HOME examine``, for which see there. Out, of the node: ``opening PID``,
+``started``, ``block HEIGHT HASH`` and ``ack CHAIN DIGEST HEIGHT LEAF RECEIPT``; then of this
+program: ``dead STATUS``. Forking from a process that has imported everything is quick.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import os
 import random
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import NoReturn
 
+import pytest
 from msgspec.structs import replace
 from tests.node_world import (
     BUYERS,
@@ -112,11 +114,11 @@ def _products_prefix(node: Node) -> bytes:
 
 def work(home: Path, source: random.Random) -> NoReturn:
     """Open the home and work on it."""
-    ledger_module.FLUSH_BLOCKS = FLUSH_BLOCKS  # type: ignore[misc]
-    ledger_module.FLUSH_KEYS = FLUSH_KEYS  # type: ignore[misc]
-    ledger_module.BlockLog = functools.partial(  # type: ignore[assignment,misc]
-        BlockLog, segment_bytes=SEGMENT_BYTES
-    )
+    patch = pytest.MonkeyPatch()
+    patch.setattr(ledger_module, "FLUSH_BLOCKS", FLUSH_BLOCKS)
+    patch.setattr(ledger_module, "FLUSH_KEYS", FLUSH_KEYS)
+    small = functools.partial(BlockLog, segment_bytes=SEGMENT_BYTES)
+    patch.setattr(ledger_module, "BlockLog", small)
     say(f"opening {os.getpid()}")
     with Node(home, keys=KEYS.store) as node:
         node.engine.on_block.append(
@@ -162,6 +164,8 @@ def fork(action: Callable[[], object]) -> int:
         try:
             action()
             status = 0
+        except BaseException:  # noqa: BLE001 - the process ends with it
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(status)

@@ -111,9 +111,7 @@ def check_all_there(home: Path, acknowledged: list[Inclusion]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_disk_fills_up(
-    disk: Disk, soak: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_disk_fills_up(disk: Disk, soak: bool, caplog: pytest.LogCaptureFixture) -> None:
     """A full disk stops acknowledging, aloud; with room made, a restart has all and goes on."""
     for size_kib in SOAK_SIZES_KIB if soak else SIZES_KIB:
         home = disk.folder / str(size_kib)
@@ -147,12 +145,9 @@ def test_disk_fills_up(
 
 def fill_what_is_left(disk: Disk) -> None:
     """Leave not a byte."""
-    with (disk.folder / "filler").open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(64 * KIB))
-        except OSError as error:
-            assert error.errno in (errno.ENOSPC, errno.EFBIG)
+    with (disk.folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(64 * KIB))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -185,7 +180,7 @@ def test_medium_fails(
 
 @pytest.mark.parametrize("part", ["", "ledger/blocks", "ledger/state"])
 def test_folder_that_may_not_be_written(part: str) -> None:
-    """A home or a part of it that lost its permissions is refused by name, and nothing is harmed."""
+    """A home or a part of it that lost its permissions is refused by name, unharmed."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     home = folder / "home"

@@ -20,7 +20,7 @@ from tests.ledger_harness import (
 from hansa.core.errors import Rejected
 from hansa.core.packet import DONE, EXPIRED, REFUSED
 from hansa.service.members.model import (
-    MEMBERS,
+    MODULE,
     Action,
     Admit,
     Decided,
@@ -165,9 +165,9 @@ class MembersMachine(RuleBasedStateMachine):
         sent = self.waiting.pop(place % len(self.waiting))
         self.old.append(sent)
         if outcome == DONE:
-            self.peer.deliver("anchor", MEMBERS, sent.payload)
+            self.peer.deliver("anchor", MODULE, sent.payload)
         number = 2006 if outcome == REFUSED else 0
-        events = self.registry.acknowledge("trade", MEMBERS, sent.sequence, outcome, number)
+        events = self.registry.acknowledge("trade", MODULE, sent.sequence, outcome, number)
         for event in events:
             assert isinstance(event, NewsUndelivered)
             self.missed[0].extend(event.organisations)
@@ -178,7 +178,7 @@ class MembersMachine(RuleBasedStateMachine):
     @rule(place=PLACES)
     def carry_again(self, place: int) -> None:
         """Have an old packet's content arrive once more."""
-        self.peer.deliver("anchor", MEMBERS, self.old[place % len(self.old)].payload)
+        self.peer.deliver("anchor", MODULE, self.old[place % len(self.old)].payload)
 
     @invariant()
     def each_vote_has_one_outcome(self) -> None:
@@ -202,7 +202,7 @@ class MembersMachine(RuleBasedStateMachine):
             if proposal.status == "open"
             or (proposal.status == "passed" and isinstance(proposal.action, Resolve))
         )
-        assert waiting == self.registry.deadlines(MEMBERS)
+        assert waiting == self.registry.deadlines(MODULE)
 
     @invariant()
     def somebody_is_left(self) -> None:
@@ -230,7 +230,7 @@ class MembersMachine(RuleBasedStateMachine):
         """Time alone ends every vote; once packets arrive the peer knows what the registry does."""
         self.wait(30 * DAY_MS)
         self.wait(30 * DAY_MS)
-        assert [] == self.registry.deadlines(MEMBERS)
+        assert [] == self.registry.deadlines(MODULE)
         assert all(p.status != "open" for p in self.registry.rows(PROPOSALS).values())
         while self.waiting:
             self.carry(0, DONE)

@@ -1,7 +1,7 @@
 """Four chains on a manual clock, a relay that fails in every way a seed says, and careless parties.
 
-Everything is real but time and threads: the node, its ledger, its relay, its files. Whatever happens
-in a block is witnessed, and what must always hold is looked at after every step.
+Everything is real but time and threads: the node, its ledger, its relay, its files. Whatever
+happens in a block is witnessed, and what must always hold is looked at after every step.
 """
 
 from __future__ import annotations
@@ -268,7 +268,9 @@ class Simulator:
         place = self.market.make_place(seller, terms, self.random.randint(1, 5))
         inclusion = self.market.send("trade", buyer, place)
         assert inclusion.receipt.error is None, inclusion.receipt.error
-        patience = {party: self.random.choice((0, 1, 2, 9)) for party in (buyer, seller, "carrier")}
+        patience = {
+            party: self.random.choice((0, 1, 2, 9, 9, 9, 9)) for party in (buyer, seller, "carrier")
+        }
         order = compute_object_id("trade", inclusion.digest, 0)
         self.deals.append(Deal(order, buyer, seller, patience))
 
@@ -405,4 +407,3 @@ class Simulator:
 def end_of(simulator: Simulator) -> int:
     """Return a moment by which everything has ended by itself, whoever has vanished."""
     return max(simulator.clock.now_ms, simulator.node.ledger.time_ms) + 30 * simulator.step_ms
-

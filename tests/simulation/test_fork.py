@@ -1,7 +1,7 @@
 """A chain that rewrites its past: recorded, believed by nobody, recovered by the members' votes.
 
-The past is rewritten as a thief of the validator's key would: two ledgers of one genesis and one key
-tell two stories. Where the relay lies and the chain is honest, nothing freezes.
+The past is rewritten as a thief of the validator's key would: two ledgers of one genesis and one
+key tell two stories. Where the relay lies and the chain is honest, nothing freezes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tests.node_world import BUYERS, KEYS, SELLERS, Market, SteppedNode, read_table
 from tests.simulation.simulator import Simulator
 
-from hansa.core.block import decode_header
+from hansa.core.block import Header, decode_header
 from hansa.core.codec import encode
 from hansa.core.evidence import RewrittenPast, TwoCheckpoints, TwoHeaders
 from hansa.core.finality import FinalHeader
@@ -143,7 +143,7 @@ def fork(tmp_path: Path, seed: int) -> Iterator[Fork]:
 
 def find_twins(fork: Fork) -> tuple[FinalHeader, FinalHeader]:
     """Return headers of both stories at one height."""
-    by_height = {}
+    by_height: dict[int, dict[bytes, tuple[Header, bytes]]] = {}
     for node in (fork.true.node, fork.false):
         for record in node.ledger.iterate_blocks(0):
             for part in record.chains:
@@ -179,7 +179,7 @@ def prove_by_report(fork: Fork) -> int:
 def test_fork_is_recorded_disbelieved_and_recovered(
     fork: Fork, prove: Callable[[Fork], int]
 ) -> None:
-    """Proven anywhere, a fork silences its chain everywhere; only the members let it speak again."""
+    """Proven anywhere, a fork silences its chain everywhere; the members alone recover it."""
     assert prove(fork) == 0
     assert fork.anchor_status() == FORKED
     assert fork.is_frozen("anchor")
@@ -250,7 +250,12 @@ def _lies(fork: Fork) -> list[tuple[str, str, Message, int]]:
     past = RewrittenPast(final.finality, final.finality, bytes(32), wrong)
     checkpoints = TwoCheckpoints(final.finality, final.finality)
     return [
-        ("path made up", "anchor", replace(honest, path=(*honest.path, *wrong)), BadConsistency.number),
+        (
+            "path made up",
+            "anchor",
+            replace(honest, path=(*honest.path, *wrong)),
+            BadConsistency.number,
+        ),
         ("path missing", "anchor", replace(honest, path=()), BadConsistency.number),
         ("header of another", "anchor", replace(honest, header=other.header), BadHeader.number),
         ("note of another", "anchor", replace(honest, finality=other.finality), BadHeader.number),

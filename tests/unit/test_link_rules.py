@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from tests.chain_world import (
     COURIER,
+    DAY_MS,
     DRIFT_MS,
     SEED,
     TRUSTING_MS,
@@ -41,6 +42,7 @@ from hansa.service.link.model import (
     ERRORS,
     EVENTS,
     AcknowledgementUnheard,
+    Beaten,
     Client,
     ForkRecorded,
     OpenClient,
@@ -461,6 +463,24 @@ def test_packet_of_another_network_is_refused(world: World, tmp_path: Path) -> N
     assert 0 == world.expected("product", "trade")
 
 
+def test_heartbeat_keeps_the_client_of_an_idle_chain(tmp_path: Path) -> None:
+    """A chain nobody uses still makes headers to renew its clients with, however idle it is."""
+    world = World(tmp_path, trusting_period_ms=10 * DAY_MS, heartbeat_ms=DAY_MS)
+    for _ in range(4):
+        beaten = [event for event in world.advance(6 * DAY_MS) if isinstance(event, Beaten)]
+        assert [Beaten(world.time_ms + DAY_MS)] * 3 == beaten
+        header, finality = world.last("product")
+        world.run("trade", UpdateClient(chain="product", header=header, finality=finality))
+        assert world.time_ms == client_of(world, "trade", "product").latest.time_ms
+    world.close()
+
+
+def test_without_heartbeat_a_chain_makes_nothing_of_time(world: World) -> None:
+    """Zero means never: no deadline, no entry."""
+    events = world.advance(400 * DAY_MS)
+    assert [] == [event for event in events if isinstance(event, Beaten)]
+
+
 def test_too_many_clients_are_refused(world: World) -> None:
     """The number of clients is bounded, so that the list of peers is."""
     trusted = TrustedNetwork(b"\x01" + b"n" * 32, (world.signer.public,))
@@ -488,7 +508,7 @@ def test_views_show_each_packet_and_client(world: World) -> None:
     rows = _rows(_events(world, "product"), PACKETS)
     shown = [(row["id"], row["status"], row["error"]) for row in rows]
     assert [("product:trade:0", "done", 0), ("product:trade:1", "refused", 9001)] == shown
-    assert set(EVENTS) == set(VIEWS.projections)
+    assert set(EVENTS) - {Beaten} == set(VIEWS.projections)
 
 
 def _events(world: World, chain: str) -> list[Fact]:

@@ -34,7 +34,7 @@ from hansa.core.transaction import Message
 from hansa.service.members.model import (
     ERRORS,
     MAX_ORGANISATIONS,
-    MEMBERS,
+    MODULE,
     AccountChanged,
     AccountGrant,
     AccountTaken,
@@ -250,7 +250,7 @@ def test_admission_by_majority(members: Members) -> None:
     assert "passed" == members.get_status(proposal)
     assert proposal == members.require(NEWCOMER, "carry")
     assert Roster(7) == members.get(ROSTER, b"")
-    assert [] == members.deadlines(MEMBERS)
+    assert [] == members.deadlines(MODULE)
     kinds = [type(event).__name__ for event in events]
     assert ["Voted", "OrganisationChanged", "AccountChanged", "Decided"] == kinds
 
@@ -416,7 +416,7 @@ def test_resolution_is_used_once() -> None:
     again = ("link.recover", b"checkpoint")
     expect(UnknownResolution, trade, trade.call, take, proposal, *again)
     expect(UnknownResolution, trade, trade.call, take, NOBODY, *again)
-    assert [] == trade.deadlines(MEMBERS)
+    assert [] == trade.deadlines(MODULE)
 
 
 def test_resolution_lapses(members: Members) -> None:
@@ -445,7 +445,7 @@ def test_peers_learn_what_the_registry_decides(members: Members) -> None:
     sent = [packet for packet in members.link.sent if packet.destination == "trade"]
     assert all(len(packet.payload) <= MAX_PAYLOAD_BYTES for packet in sent)
     for packet in sent:
-        trade.deliver("anchor", MEMBERS, packet.payload)
+        trade.deliver("anchor", MODULE, packet.payload)
     assert members.rows(ORGANISATIONS) == trade.rows(ORGANISATIONS)
     assert members.rows(PARTIES) == trade.rows(PARTIES)
     assert members.rows(ROSTER) == trade.rows(ROSTER)
@@ -461,8 +461,8 @@ def test_older_news_never_wins(members: Members) -> None:
     members.submit(Revoke(NEWCOMER), by=SELLER)
     packets = [packet.payload for packet in members.link.sent if packet.destination == "trade"]
     for payload in reversed(packets):
-        trade.deliver("anchor", MEMBERS, payload)
-    assert [[] for _ in packets] == [trade.deliver("anchor", MEMBERS, p) for p in packets]
+        trade.deliver("anchor", MODULE, payload)
+    assert [[] for _ in packets] == [trade.deliver("anchor", MODULE, p) for p in packets]
     assert members.rows(ORGANISATIONS) == trade.rows(ORGANISATIONS)
     assert members.rows(PARTIES) == trade.rows(PARTIES)
     assert members.rows(ROSTER) == trade.rows(ROSTER)
@@ -473,10 +473,10 @@ def test_only_the_registry_is_believed() -> None:
     trade = Members("trade")
     grant = AccountGrant(STRANGER, SELLER_ID, ("sell",), True, 0)
     news = encode(News((), (grant,)))
-    expect(NotRegistry, trade, trade.deliver, "logistics", MEMBERS, news)
+    expect(NotRegistry, trade, trade.deliver, "logistics", MODULE, news)
     for payload in (b"", news + b"\0", encode([9, [], []])):
-        expect(NewsMalformed, trade, trade.deliver, "anchor", MEMBERS, payload)
-    trade.deliver("anchor", MEMBERS, news)
+        expect(NewsMalformed, trade, trade.deliver, "anchor", MODULE, payload)
+    trade.deliver("anchor", MODULE, news)
     assert SELLER_ID == trade.require(STRANGER, "sell")
 
 
@@ -484,7 +484,7 @@ def test_account_known_before_its_organisation() -> None:
     """An account whose organisation has not been heard of may do nothing yet."""
     trade = Members("trade")
     grant = AccountGrant(STRANGER, NOBODY, ("sell",), True, 0)
-    trade.deliver("anchor", MEMBERS, encode(News((), (grant,))))
+    trade.deliver("anchor", MODULE, encode(News((), (grant,))))
     expect(OrganisationSuspended, trade, trade.require, STRANGER, "sell")
 
 
@@ -492,7 +492,7 @@ def test_acknowledged_news_is_forgotten(members: Members) -> None:
     """A packet that was taken leaves nothing behind."""
     members.submit(Grant(NEWCOMER, ()), by=SELLER)
     for packet in members.link.take():
-        members.acknowledge(packet.destination, MEMBERS, packet.sequence, DONE)
+        members.acknowledge(packet.destination, MODULE, packet.sequence, DONE)
     assert ({}, []) == (members.rows(DISPATCHES), members.link.sent)
 
 
@@ -503,7 +503,7 @@ def test_expired_news_is_told_as_it_stands_now(members: Members) -> None:
     members.submit(Grant(NEWCOMER, ("trade",)), by=SELLER)
     for _ in range(5):
         members.advance(2 * DAY_MS)
-        members.acknowledge("trade", MEMBERS, packet.sequence, EXPIRED)
+        members.acknowledge("trade", MODULE, packet.sequence, EXPIRED)
         packet = members.link.sent[-1]
         grant = AccountGrant(NEWCOMER, SELLER_ID, ("trade",), True, 1)
         assert encode(News((), (grant,))) == packet.payload
@@ -515,9 +515,9 @@ def test_refusals_are_bounded(members: Members) -> None:
     members.submit(Grant(NEWCOMER, ("sell",)), by=SELLER)
     packet = next(sent for sent in members.link.sent if sent.destination == "trade")
     for _ in range(2):
-        assert [] == members.acknowledge("trade", MEMBERS, packet.sequence, REFUSED, 2006)
+        assert [] == members.acknowledge("trade", MODULE, packet.sequence, REFUSED, 2006)
         packet = members.link.sent[-1]
-    events = members.acknowledge("trade", MEMBERS, packet.sequence, REFUSED, 2006)
+    events = members.acknowledge("trade", MODULE, packet.sequence, REFUSED, 2006)
     assert [NewsUndelivered("trade", (), (NEWCOMER,), 2006)] == events
     before = len(members.link.sent)
     members.submit(Republish("trade", (SELLER_ID,), (NEWCOMER,)), by=FORWARDER)

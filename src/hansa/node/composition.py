@@ -56,8 +56,8 @@ def make_rulebook(chain: str) -> Rulebook:
     """
     link = link_rules.LinkRules()
     members = members_rules.MembersRules()
-    members.connect(link.for_module(members_model.MEMBERS))
-    anchoring = anchoring_rules.AnchoringRules(link.for_module(anchoring_model.NUMBER), members)
+    members.connect(link.for_module(members_model.MODULE))
+    anchoring = anchoring_rules.AnchoringRules(link.for_module(anchoring_model.MODULE), members)
     modules = [
         link_rules.make_module(link, LINK_VIEWS),
         members_rules.make_module(members, MEMBERS_VIEWS),
@@ -95,6 +95,7 @@ class GenesisTerms(Struct, frozen=True):
 
     trusting_period_ms: int = 30 * DAY_MS
     max_clock_drift_ms: int = MINUTE_MS
+    heartbeat_ms: int = DAY_MS // 4
     quorum_permille: int = 500
     voting_period_ms: int = 7 * DAY_MS
     resolution_lifetime_ms: int = 7 * DAY_MS
@@ -152,14 +153,15 @@ def _make_chain_genesis(
 ) -> ChainGenesis:
     siblings = [other for other in sorted(chains) if other != chain]
     params: dict[int, object] = {
-        link_model.NUMBER: link_model.LinkParams(
+        link_model.MODULE: link_model.LinkParams(
             peers=tuple(link_model.PeerGenesis(peer, None, validators) for peer in siblings),
             trusting_period_ms=terms.trusting_period_ms,
             max_clock_drift_ms=terms.max_clock_drift_ms,
+            heartbeat_ms=terms.heartbeat_ms,
             open_purpose="link.open",
             recover_purpose="link.recover",
         ),
-        members_model.MEMBERS: members_model.MembersParams(
+        members_model.MODULE: members_model.MembersParams(
             registry=REGISTRY,
             peers=tuple(peer for peer in CHAINS if peer != REGISTRY),
             quorum_permille=terms.quorum_permille,
@@ -168,14 +170,14 @@ def _make_chain_genesis(
             packet_lifetime_ms=terms.packet_lifetime_ms,
             founders=founders,
         ),
-        anchoring_model.NUMBER: anchoring_model.AnchoringParams(
+        anchoring_model.MODULE: anchoring_model.AnchoringParams(
             is_anchor=chain == REGISTRY,
             every_blocks=terms.anchor_every_blocks,
             stale_after_ms=terms.stale_after_ms,
             packet_deadline_ms=terms.packet_lifetime_ms,
             reset_purpose="anchoring.reset",
         ),
-        bank_model.BANK: bank_model.BankParams(max_hold_ms=terms.max_hold_ms),
+        bank_model.MODULE: bank_model.BankParams(max_hold_ms=terms.max_hold_ms),
         catalogue_model.MODULE: catalogue_model.CatalogueParams(
             tell=("trade",), packet_lifetime_ms=terms.packet_lifetime_ms
         ),

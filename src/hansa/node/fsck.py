@@ -80,6 +80,11 @@ def check_home(home: Path, on_progress: Progress | None = None) -> FsckReport:
             report.findings.append(f"block {report.blocks}: {refusal.text}")
         except StorageError as damage:
             report.findings.append(str(damage))
+        except sa.exc.DatabaseError as damage:
+            report.findings.append(
+                f"read model: expected a database that can be read, got {damage.orig}; remove it "
+                f"and start the node to build it again"
+            )
     return report
 
 

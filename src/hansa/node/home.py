@@ -107,7 +107,7 @@ def load_config(home: Path) -> NodeConfig:
         return NodeConfig()
     try:
         return msgspec.json.decode(path.read_bytes(), type=NodeConfig)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OperatorError(f"{path}: {error}") from None
 
 

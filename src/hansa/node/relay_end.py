@@ -21,7 +21,7 @@ from hansa.core.transaction import Body, Message, Signer, sign_transaction
 from hansa.network.relay import Anchorage, Anchored, RelayEnd, RelayTrouble
 from hansa.network.solo import EngineBusy, EngineStopped
 from hansa.service.anchoring.model import FORKED, Anchor, AnchoredChain, AnchoringParams
-from hansa.service.anchoring.model import NUMBER as ANCHORING
+from hansa.service.anchoring.model import MODULE as ANCHORING
 from hansa.service.anchoring.rules import ANCHORS
 from hansa.service.link.model import Client, PageProof, Receive, UpdateClient
 from hansa.service.link.rules import CLIENTS, IN

@@ -328,7 +328,7 @@ class StateStore:
         return int.from_bytes(self.get_meta(HEIGHT_NAME) or b"", "big")
 
     def _check_length(self) -> None:
-        """A file that was cut short is mapped all the same, and kills whoever reads past its end."""
+        """A file cut short is mapped all the same, and kills whoever reads past its end."""
         pages = self._environment.info()["last_pgno"] + 1
         expected = pages * self._environment.stat()["psize"]
         found = self._file_bytes()

@@ -77,7 +77,21 @@ def show_object(
     if find_provable(kind) == TRANSACTION:
         session.out.record(_read_transaction(session, identifier))
         return
-    session.out.record(session.client.show(find_kind(kind).plural, identifier))
+    shown = session.client.show(find_kind(kind).plural, identifier)
+    if not session.out.as_json:
+        shown["timeline"] = [_readable_step(step) for step in shown["timeline"]]
+    session.out.record(shown)
+
+
+def _readable_step(step: dict[str, Any]) -> dict[str, Any]:
+    """Return when, what and where of a step; the object's id would only be said again."""
+    return {
+        "time_ms": step["time_ms"],
+        "name": step["name"],
+        "chain": step["chain"],
+        "height": step["height"],
+        "leaf": step["leaf"],
+    }
 
 
 def _read_transaction(session: Session, identifier: str) -> dict[str, Any]:

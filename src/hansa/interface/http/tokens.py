@@ -132,7 +132,7 @@ class TokenStore:
             return []
         try:
             return msgspec.json.decode(self.path.read_bytes(), type=list[Token])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise OperatorError(f"{self.path}: {error}") from None
 
     def _write(self, tokens: Sequence[Token]) -> None:

@@ -3,15 +3,19 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from hansa.core.finality import CheckpointSigner
 from hansa.core.genesis import Genesis
 from hansa.core.hashing import digester
 from hansa.core.keystore import KeyStore
 from hansa.interface.sandbox.roster import COMPANIES, RELAY_KEY, VALIDATOR_KEY, make_founders
-from hansa.node.composition import GenesisTerms, make_genesis
+from hansa.node.composition import DAY_MS, GenesisTerms, make_genesis
 from hansa.node.home import create_home
 from hansa.node.node import system_clock
+
+SANDBOX_TERMS: Final = GenesisTerms(trusting_period_ms=3_650 * DAY_MS)
+"""A demo may lie switched off for years; governance to wake it would help nobody."""
 
 _consortium_digest = digester("consortium")
 
@@ -37,7 +41,7 @@ def create_sandbox(
         time_ms=clock(),
         founders=make_founders(keys, consortium),
         validators=[CheckpointSigner(keys.get_secret(VALIDATOR_KEY)).public],
-        terms=terms,
+        terms=terms or SANDBOX_TERMS,
     )
     create_home(home, genesis, keys)
     return genesis

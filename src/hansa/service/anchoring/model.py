@@ -21,7 +21,7 @@ from hansa.core.finality import Finality
 from hansa.core.hashing import Digest, digester
 from hansa.core.transaction import Event, Message, message_number
 
-NUMBER: Final = 7
+MODULE: Final = 7
 """Module number."""
 
 LIVE: Final = 0

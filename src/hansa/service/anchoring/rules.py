@@ -26,7 +26,7 @@ from hansa.service.anchoring.model import (
     EVENTS,
     FORKED,
     LIVE,
-    NUMBER,
+    MODULE,
     STALE,
     AlreadyAnchored,
     AlreadyForked,
@@ -50,12 +50,12 @@ from hansa.service.anchoring.model import (
 )
 from hansa.service.anchoring.ports import Link, Members
 
-ANCHORS: Final = Table(NUMBER, 0, AnchoredChain)
+ANCHORS: Final = Table(MODULE, 0, AnchoredChain)
 """By chain."""
-SIGNED: Final = Table(NUMBER, 1, SignedAnchor)
+SIGNED: Final = Table(MODULE, 1, SignedAnchor)
 """By chain."""
-PARAMS: Final = Table(NUMBER, 2, AnchoringParams)
-DEADLINES: Final = Deadlines(NUMBER)
+PARAMS: Final = Table(MODULE, 2, AnchoringParams)
+DEADLINES: Final = Deadlines(MODULE)
 
 _decode_packet: Callable[[bytes], ForkFound] = make_decoder(ForkFound, "packet")
 
@@ -204,7 +204,7 @@ class AnchoringRules:
         for peer in self._link.get_peers(ctx):
             if peer != known.chain:
                 deadline_ms = ctx.time_ms + params.packet_deadline_ms
-                self._link.send(ctx, peer, NUMBER, payload, deadline_ms)
+                self._link.send(ctx, peer, MODULE, payload, deadline_ms)
 
 
 def _judge_history(
@@ -274,7 +274,7 @@ def make_module(rules: AnchoringRules, views: Views | None) -> Module:
     """Return version 1 of the module."""
     return Module(
         name="anchoring",
-        number=NUMBER,
+        number=MODULE,
         version=1,
         handlers={
             Anchor: rules.anchor,

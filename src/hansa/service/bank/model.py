@@ -9,7 +9,7 @@ from hansa.core.errors import Rejected
 from hansa.core.hashing import tagged_hasher
 from hansa.core.transaction import Event, Message, message_number
 
-BANK: Final = 3
+MODULE: Final = 3
 
 MAX_MINOR: Final = (1 << 63) - 1
 """Of one currency issued in all, and so of any balance."""
@@ -103,14 +103,14 @@ class BankParams(Value):
 # Messages.
 
 
-class OpenCurrency(Message, tag=message_number(BANK, 1)):
+class OpenCurrency(Message, tag=message_number(MODULE, 1)):
     """Begin to issue a currency; the signer's organisation is its only issuer. Right ``issue``."""
 
     currency: Currency
     exponent: Exponent
 
 
-class Issue(Message, tag=message_number(BANK, 2)):
+class Issue(Message, tag=message_number(MODULE, 2)):
     """Put money into circulation. Right ``issue``, of the issuer."""
 
     credit: Account
@@ -119,7 +119,7 @@ class Issue(Message, tag=message_number(BANK, 2)):
     reference: Reference
 
 
-class Redeem(Message, tag=message_number(BANK, 3)):
+class Redeem(Message, tag=message_number(MODULE, 3)):
     """Take money out of circulation, from the signer's own account. Right ``issue``, of the issuer.
 
     Who wants to be paid out transfers to the issuer, which pays and redeems.
@@ -130,7 +130,7 @@ class Redeem(Message, tag=message_number(BANK, 3)):
     reference: Reference
 
 
-class Transfer(Message, tag=message_number(BANK, 4)):
+class Transfer(Message, tag=message_number(MODULE, 4)):
     """Pay from the signer's account."""
 
     credit: Account
@@ -139,7 +139,7 @@ class Transfer(Message, tag=message_number(BANK, 4)):
     reference: Reference
 
 
-class OpenHold(Message, tag=message_number(BANK, 5)):
+class OpenHold(Message, tag=message_number(MODULE, 5)):
     """Set money of the signer aside for somebody: a promise that can't be spent elsewhere."""
 
     currency: Currency
@@ -151,14 +151,14 @@ class OpenHold(Message, tag=message_number(BANK, 5)):
     reference: Reference
 
 
-class PostHold(Message, tag=message_number(BANK, 6)):
+class PostHold(Message, tag=message_number(MODULE, 6)):
     """Pay from a hold; what is left of it is given back. By whose money it is."""
 
     hold: ObjectId
     amount_minor: Amount
 
 
-class VoidHold(Message, tag=message_number(BANK, 7)):
+class VoidHold(Message, tag=message_number(MODULE, 7)):
     """Give a hold back unpaid. By who would have been paid: the promise was made to him."""
 
     hold: ObjectId
@@ -167,13 +167,13 @@ class VoidHold(Message, tag=message_number(BANK, 7)):
 # Events.
 
 
-class CurrencyOpened(Event, tag=message_number(BANK, 0x81)):
+class CurrencyOpened(Event, tag=message_number(MODULE, 0x81)):
     """A currency is known from now on."""
 
     currency: CurrencyRecord
 
 
-class Transferred(Event, tag=message_number(BANK, 0x82)):
+class Transferred(Event, tag=message_number(MODULE, 0x82)):
     """Money was moved; both balances are those after it."""
 
     kind: Literal[1, 2, 3]
@@ -187,7 +187,7 @@ class Transferred(Event, tag=message_number(BANK, 0x82)):
     credit_balance: Balance
 
 
-class HoldOpened(Event, tag=message_number(BANK, 0x83)):
+class HoldOpened(Event, tag=message_number(MODULE, 0x83)):
     """Money was set aside."""
 
     hold: Hold
@@ -195,7 +195,7 @@ class HoldOpened(Event, tag=message_number(BANK, 0x83)):
     """Of the holder, after it."""
 
 
-class HoldPosted(Event, tag=message_number(BANK, 0x84)):
+class HoldPosted(Event, tag=message_number(MODULE, 0x84)):
     """Money was paid from a hold; both balances are those after it."""
 
     hold: Hold
@@ -205,7 +205,7 @@ class HoldPosted(Event, tag=message_number(BANK, 0x84)):
     credit_balance: Balance
 
 
-class HoldEnded(Event, tag=message_number(BANK, 0x85)):
+class HoldEnded(Event, tag=message_number(MODULE, 0x85)):
     """What was left of a hold was given back: voided or expired."""
 
     hold: Hold
@@ -213,7 +213,7 @@ class HoldEnded(Event, tag=message_number(BANK, 0x85)):
     """Of the holder, after it."""
 
 
-class AlreadyDone(Event, tag=message_number(BANK, 0x86)):
+class AlreadyDone(Event, tag=message_number(MODULE, 0x86)):
     """The same request was made under this reference before: nothing happened again."""
 
     account: Account

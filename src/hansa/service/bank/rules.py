@@ -7,12 +7,12 @@ from hansa.core.module import Context, Deadlines, Module
 from hansa.core.readmodel import Views
 from hansa.core.state import Table
 from hansa.service.bank.model import (
-    BANK,
     ERRORS,
     EVENTS,
     HOLD,
     ISSUE,
     MAX_MINOR,
+    MODULE,
     REDEEM,
     TRANSFER,
     AlreadyDone,
@@ -53,18 +53,18 @@ from hansa.service.bank.model import (
 )
 from hansa.service.bank.ports import Members
 
-PARAMS: Final = Table(BANK, 0, BankParams)
+PARAMS: Final = Table(MODULE, 0, BankParams)
 """One record, under the empty key."""
-CURRENCIES: Final = Table(BANK, 1, CurrencyRecord)
+CURRENCIES: Final = Table(MODULE, 1, CurrencyRecord)
 """By code."""
-BALANCES: Final = Table(BANK, 2, Balance)
+BALANCES: Final = Table(MODULE, 2, Balance)
 """By account (20 bytes) and currency (3)."""
-HOLDS: Final = Table(BANK, 3, Hold)
+HOLDS: Final = Table(MODULE, 3, Hold)
 """By id; open ones alone."""
-USES: Final = Table(BANK, 4, Use)
+USES: Final = Table(MODULE, 4, Use)
 """By account and reference. Never forgotten: a notice that comes twice may come late."""
 
-DEADLINES: Final = Deadlines(BANK)
+DEADLINES: Final = Deadlines(MODULE)
 """Keys are ids of holds."""
 
 NOTHING: Final = Balance(posted_minor=0, held_minor=0)
@@ -551,7 +551,7 @@ def make_module(rules: BankRules, views: Views) -> Module:
     """Return the module as the core runs it."""
     return Module(
         name="bank",
-        number=BANK,
+        number=MODULE,
         version=1,
         handlers={
             OpenCurrency: rules.open_currency,

@@ -27,7 +27,7 @@ from hansa.core.merkle import EMPTY_ROOT
 from hansa.core.packet import MAX_PAGE_BYTES
 from hansa.core.transaction import Event, Message, message_number
 
-NUMBER: Final = 1
+MODULE: Final = 1
 """Module number."""
 MAX_PEERS: Final = 63
 MAX_PAGE_PROOFS: Final = 64
@@ -101,6 +101,9 @@ class LinkParams(Value):
     trusting_period_ms: TimeMs
     max_clock_drift_ms: TimeMs
     """How far a header's time may lie ahead of this chain's block time."""
+    heartbeat_ms: TimeMs
+    """How often the chain makes an entry though nobody asks for one, so that its newest header
+    stays young enough to renew the clients that others have of it; 0 for never."""
     open_purpose: Name
     """Purpose of a resolution that opens a client."""
     recover_purpose: Name
@@ -269,6 +272,13 @@ class AcknowledgementUnheard(Event, tag=message_number(1, 0x89)):
     text: Annotated[str, Meta(max_length=512)]
 
 
+class Beaten(Event, tag=message_number(1, 0x8A)):
+    """The heart beat: nothing happened but time, and the log shows it."""
+
+    next_ms: TimeMs
+    """When it beats again."""
+
+
 # Errors.
 
 
@@ -411,6 +421,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     Received,
     PacketRefused,
     AcknowledgementUnheard,
+    Beaten,
 )
 
 

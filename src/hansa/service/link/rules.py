@@ -12,7 +12,7 @@ from hansa.core.evidence import Evidence, compute_evidence_digest, verify_eviden
 from hansa.core.finality import TrustedNetwork, verify_header
 from hansa.core.hashing import digester
 from hansa.core.merkle import ProofError, leaf_hash, verify_inclusion
-from hansa.core.module import Context, Module
+from hansa.core.module import Context, Deadlines, Module
 from hansa.core.packet import (
     DONE,
     EXPIRED,
@@ -33,13 +33,14 @@ from hansa.service.link.model import (
     MAX_FROZEN_REASON,
     MAX_PEERS,
     MAX_REASON_BYTES,
-    NUMBER,
+    MODULE,
     Acknowledged,
     AcknowledgementUnheard,
     AlreadyReceived,
     BadHeader,
     BadPage,
     BadPageProof,
+    Beaten,
     Client,
     ClientExists,
     ClientExpired,
@@ -81,16 +82,17 @@ from hansa.service.link.model import (
 )
 from hansa.service.link.ports import Members, Routes
 
-CLIENTS: Final = Table(NUMBER, 0, Client)
+CLIENTS: Final = Table(MODULE, 0, Client)
 """By chain."""
-OUT: Final = Table(NUMBER, 1, NextSequence)
+OUT: Final = Table(MODULE, 1, NextSequence)
 """By destination: the sequence the next item gets."""
-IN: Final = Table(NUMBER, 2, NextSequence)
+IN: Final = Table(MODULE, 2, NextSequence)
 """By source: the sequence the next item must have."""
-PENDING: Final = Table(NUMBER, 3, Pending)
+PENDING: Final = Table(MODULE, 3, Pending)
 """By destination and sequence."""
-PARAMS: Final = Table(NUMBER, 4, LinkParams)
-PEERS: Final = Table(NUMBER, 5, Peers)
+HEARTBEAT: Final = Deadlines(MODULE)
+PARAMS: Final = Table(MODULE, 4, LinkParams)
+PEERS: Final = Table(MODULE, 5, Peers)
 
 _FIRST: Final = NextSequence(0)
 _conflict_digest = digester("link-conflict")
@@ -121,10 +123,20 @@ class LinkRules:
         """
         PARAMS.put(ctx, b"", params)
         PEERS.put(ctx, b"", Peers(()))
+        self._schedule_beat(ctx, params)
         for peer in params.peers:
             trusted = TrustedNetwork(peer.network or ctx.network, peer.validators)
             self._check_openable(ctx, peer.chain)
             self._open(ctx, peer.chain, trusted, params.trusting_period_ms)
+
+    def on_deadline(self, ctx: Context, _: bytes) -> None:
+        """Beat, so that a chain nobody uses can still renew the clients that others have of it."""
+        self._schedule_beat(ctx, self._params(ctx))
+        ctx.emit(Beaten(ctx.time_ms + self._params(ctx).heartbeat_ms))
+
+    def _schedule_beat(self, ctx: Context, params: LinkParams) -> None:
+        if params.heartbeat_ms:
+            HEARTBEAT.schedule(ctx, ctx.time_ms + params.heartbeat_ms, b"")
 
     # Messages.
 
@@ -632,7 +644,7 @@ def make_module(rules: LinkRules, views: Views | None) -> Module:
     """Return version 1 of the module."""
     return Module(
         name="link",
-        number=NUMBER,
+        number=MODULE,
         version=1,
         handlers={
             Receive: rules.receive,
@@ -645,5 +657,6 @@ def make_module(rules: LinkRules, views: Views | None) -> Module:
         errors=ERRORS,
         params=LinkParams,
         on_genesis=rules.on_genesis,
+        on_deadline=rules.on_deadline,
         views=views,
     )

@@ -20,7 +20,7 @@ from hansa.core.errors import Rejected
 from hansa.core.hashing import Digest, tagged_hasher
 from hansa.core.transaction import Event, Message, message_number
 
-MEMBERS: Final = 2
+MODULE: Final = 2
 
 MAX_ORGANISATIONS: Final = 1_000
 """Admitted at one time: a proposal keeps the votes of all of them."""
@@ -269,27 +269,27 @@ class News(Value, tag=1):
 # Messages.
 
 
-class Propose(Message, tag=message_number(MEMBERS, 1)):
+class Propose(Message, tag=message_number(MODULE, 1)):
     """Put an action to the vote; proposing is voting yes. Right ``govern``."""
 
     action: Action
 
 
-class Vote(Message, tag=message_number(MEMBERS, 2)):
+class Vote(Message, tag=message_number(MODULE, 2)):
     """Vote for one's organisation, once and for good. Right ``govern``."""
 
     proposal: ObjectId
     approve: bool
 
 
-class Grant(Message, tag=message_number(MEMBERS, 3)):
+class Grant(Message, tag=message_number(MODULE, 3)):
     """Let an account act for the organisation; replaces what it might do before. Owner only."""
 
     account: Account
     rights: Rights
 
 
-class Revoke(Message, tag=message_number(MEMBERS, 4)):
+class Revoke(Message, tag=message_number(MODULE, 4)):
     """End what an account may do for the organisation. Owner only."""
 
     account: Account
@@ -304,13 +304,13 @@ class NewCustomer(Value):
     """Salted commitment; nothing personal."""
 
 
-class RegisterCustomers(Message, tag=message_number(MEMBERS, 5)):
+class RegisterCustomers(Message, tag=message_number(MODULE, 5)):
     """Answer for customers. Right ``register``; entries known already change nothing."""
 
     customers: Annotated[tuple[NewCustomer, ...], Meta(min_length=1, max_length=MAX_CUSTOMERS)]
 
 
-class Republish(Message, tag=message_number(MEMBERS, 6)):
+class Republish(Message, tag=message_number(MODULE, 6)):
     """Tell a peer again what it may have missed. Right ``relay``."""
 
     destination: ChainName
@@ -321,31 +321,31 @@ class Republish(Message, tag=message_number(MEMBERS, 6)):
 # Events.
 
 
-class OrganisationChanged(Event, tag=message_number(MEMBERS, 0x81)):
+class OrganisationChanged(Event, tag=message_number(MODULE, 0x81)):
     """An organisation was admitted, suspended, reinstated or expelled, or so this chain heard."""
 
     organisation: Organisation
 
 
-class AccountChanged(Event, tag=message_number(MEMBERS, 0x82)):
+class AccountChanged(Event, tag=message_number(MODULE, 0x82)):
     """An account may do something else now."""
 
     grant: AccountGrant
 
 
-class CustomersRegistered(Event, tag=message_number(MEMBERS, 0x83)):
+class CustomersRegistered(Event, tag=message_number(MODULE, 0x83)):
     """Customers are known from now on."""
 
     customers: Annotated[tuple[Customer, ...], Meta(max_length=MAX_CUSTOMERS)]
 
 
-class Proposed(Event, tag=message_number(MEMBERS, 0x84)):
+class Proposed(Event, tag=message_number(MODULE, 0x84)):
     """A vote began."""
 
     proposal: Proposal
 
 
-class Voted(Event, tag=message_number(MEMBERS, 0x85)):
+class Voted(Event, tag=message_number(MODULE, 0x85)):
     """An organisation voted."""
 
     proposal: Proposal
@@ -353,25 +353,25 @@ class Voted(Event, tag=message_number(MEMBERS, 0x85)):
     approve: bool
 
 
-class Decided(Event, tag=message_number(MEMBERS, 0x86)):
+class Decided(Event, tag=message_number(MODULE, 0x86)):
     """A vote ended: passed, failed or moot."""
 
     proposal: Proposal
 
 
-class ResolutionTaken(Event, tag=message_number(MEMBERS, 0x87)):
+class ResolutionTaken(Event, tag=message_number(MODULE, 0x87)):
     """A resolution was used."""
 
     proposal: Proposal
 
 
-class ResolutionLapsed(Event, tag=message_number(MEMBERS, 0x88)):
+class ResolutionLapsed(Event, tag=message_number(MODULE, 0x88)):
     """A resolution was not used in time."""
 
     proposal: Proposal
 
 
-class NewsUndelivered(Event, tag=message_number(MEMBERS, 0x89)):
+class NewsUndelivered(Event, tag=message_number(MODULE, 0x89)):
     """A peer was not told: it keeps refusing, or it can't be reached; republish once it can."""
 
     destination: ChainName

@@ -16,7 +16,7 @@ from hansa.service.members.model import (
     EVENTS,
     MAX_ORGANISATIONS,
     MAX_REFUSALS,
-    MEMBERS,
+    MODULE,
     AccountChanged,
     AccountGrant,
     AccountTaken,
@@ -83,20 +83,20 @@ from hansa.service.members.model import (
 )
 from hansa.service.members.ports import Link
 
-SETTINGS: Final = Table(MEMBERS, 0, Settings)
+SETTINGS: Final = Table(MODULE, 0, Settings)
 """One record, under the empty key."""
-ORGANISATIONS: Final = Table(MEMBERS, 1, Organisation)
+ORGANISATIONS: Final = Table(MODULE, 1, Organisation)
 """By id."""
-PARTIES: Final = Table(MEMBERS, 2, cast(type[Party], AccountGrant | Customer))
+PARTIES: Final = Table(MODULE, 2, cast(type[Party], AccountGrant | Customer))
 """By account: one look-up tells member from customer from stranger."""
-PROPOSALS: Final = Table(MEMBERS, 3, Proposal)
+PROPOSALS: Final = Table(MODULE, 3, Proposal)
 """By id, which is the id of the resolution or of the organisation it makes."""
-ROSTER: Final = Table(MEMBERS, 4, Roster)
+ROSTER: Final = Table(MODULE, 4, Roster)
 """One record, under the empty key."""
-DISPATCHES: Final = Table(MEMBERS, 5, Dispatch)
+DISPATCHES: Final = Table(MODULE, 5, Dispatch)
 """By destination and sequence (8 bytes)."""
 
-DEADLINES: Final = Deadlines(MEMBERS)
+DEADLINES: Final = Deadlines(MODULE)
 """Keys are ids of proposals."""
 
 PAYLOAD_OVERHEAD_BYTES: Final = 16
@@ -519,7 +519,7 @@ class MembersRules:
         payload = encode(News(organisations=organisations, parties=parties))
         assert len(payload) <= MAX_PAYLOAD_BYTES, f"a payload of {len(payload)} bytes"
         deadline_ms = ctx.time_ms + _get_settings(ctx).packet_lifetime_ms
-        sequence = self._get_link().send(ctx, peer, MEMBERS, payload, deadline_ms)
+        sequence = self._get_link().send(ctx, peer, MODULE, payload, deadline_ms)
         dispatch = Dispatch(
             organisations=tuple(organisation.id for organisation in organisations),
             accounts=tuple(party.account for party in parties),
@@ -800,7 +800,7 @@ def make_module(rules: MembersRules, views: Views) -> Module:
     """Return the module as the core runs it."""
     return Module(
         name="members",
-        number=MEMBERS,
+        number=MODULE,
         version=1,
         handlers={
             Propose: rules.propose,
