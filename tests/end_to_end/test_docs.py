@@ -257,11 +257,11 @@ def make_pattern(answer: str, varies: tuple[str, ...]) -> tuple[str, list[tuple[
     lines = []
     for line in trim(answer).split("\n"):
         if line == "...":
-            lines.append(r"(?:.*\n)*")
+            lines.append(r"(?:.*\n)*?")
             continue
         is_open = line.endswith("...")
         may_vary = any(word in line for word in varies)
-        lines.append(_make_line(line.removesuffix("..."), may_vary, names))
+        lines.append(_make_line(line.removesuffix("...").rstrip(), may_vary, names))
         lines[-1] += ".*\n" if is_open else "\n"
     return _last_line_ends_the_text("".join(lines)), names
 

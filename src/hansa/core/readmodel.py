@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from msgspec import Struct
 
 from hansa.core.block import BlockRecord, ChainRecord, Receipt, decode_stored_receipt
 from hansa.core.chain import Chain
@@ -18,8 +19,7 @@ from hansa.core.transaction import Event
 from hansa.storage.sql import bulk_insert, bulk_upsert
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(Struct, frozen=True, gc=False):
     """One event with its place in the log: what a proof of it needs."""
 
     chain: str

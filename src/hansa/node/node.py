@@ -35,7 +35,8 @@ from hansa.storage.sql import open_engine
 T = TypeVar("T")
 
 PROJECTED_BLOCKS: Final = 64
-"""Blocks that the read model takes in one SQL transaction at most."""
+PROJECTED_RECEIPTS: Final = 10_000
+"""Blocks and receipts after which the read model closes an SQL transaction."""
 
 MAX_LAG_BLOCKS: Final = 50
 """How far the read model may fall behind while transactions are waiting."""
@@ -294,9 +295,21 @@ class Node:
         """Bring the read model to the last durable block, in the calling thread."""
         total = self.ledger.height
         while (first := self.read_model.height + 1) <= self.ledger.height:
-            last = min(self.ledger.height, first + PROJECTED_BLOCKS - 1)
-            self.read_model.project([self.read_block(height) for height in range(first, last + 1)])
-            self._progress("building the read model", last, total)
+            self.read_model.project(self._gather_blocks(first))
+            self._progress("building the read model", self.read_model.height, total)
+
+    def _gather_blocks(self, first: int) -> list[BlockRecord]:
+        """Return some blocks from a height on: at least one, and not much more than is allowed."""
+        records: list[BlockRecord] = []
+        receipts = 0
+        last = min(self.ledger.height, first + PROJECTED_BLOCKS - 1)
+        for height in range(first, last + 1):
+            record = self.read_block(height)
+            records.append(record)
+            receipts += sum(len(part.receipts) for part in record.chains)
+            if receipts >= PROJECTED_RECEIPTS:
+                break
+        return records
 
     def _run_projector(self) -> None:
         while True:

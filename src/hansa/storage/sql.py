@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,9 @@ def _write_to_sqlite(
 ) -> None:
     first = rows[0]
     names = tuple(first) if isinstance(first, Mapping) else tuple(table.columns.keys())
-    statement, converters = _sqlite_insert(table, names, replace=replace)
+    statement, converters, pick = _sqlite_insert(table, names, replace=replace)
     if isinstance(first, Mapping):
-        rows = [tuple(map(row.__getitem__, names)) for row in rows]  # type: ignore[arg-type]
+        rows = [pick(row) for row in rows]
     if any(converters):
         rows = [
             tuple(
@@ -103,8 +104,8 @@ def _write_to_sqlite(
 @lru_cache(maxsize=1024)
 def _sqlite_insert(
     table: Table, names: tuple[str, ...], *, replace: bool
-) -> tuple[str, tuple[Callable[[Any], Any] | None, ...]]:
-    """The statement, and for each column what its type asks to be done with a value."""
+) -> tuple[str, tuple[Callable[[Any], Any] | None, ...], Callable[[Any], tuple[Any, ...]]]:
+    """The statement, what each column's type asks of a value, and what picks a row's values."""
     dialect = sqlite.dialect(paramstyle="qmark")
     insert = table.insert().prefix_with("OR REPLACE") if replace else table.insert()
     statement = str(insert.compile(dialect=dialect, column_keys=list(names)))
@@ -114,7 +115,8 @@ def _sqlite_insert(
         # The driver takes bytes as they are.
         is_plain = isinstance(kind, LargeBinary)
         converters.append(None if is_plain else kind.bind_processor(dialect))
-    return statement, tuple(converters)
+    pick = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
+    return statement, tuple(converters), pick
 
 
 def _prepare_sqlite(driver_connection: Any, _: object) -> None:

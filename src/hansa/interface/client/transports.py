@@ -196,7 +196,7 @@ def read_submitted(response: httpx.Response, count: int) -> Submitted:
         raise _problem_of_response(response)
     try:
         batch = msgspec.msgpack.decode(response.content, type=_WireBatch)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreachable(f"expected the receipts of a batch, got {error}") from None
     if len(batch.items) != count:
         raise Unreachable(f"expected {count} receipts, got {len(batch.items)}")
@@ -212,7 +212,7 @@ def _read_item(item: _WireItem) -> Included | Problem:
 def _decode_json(content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreachable(f"expected JSON, got {error}") from None
 
 

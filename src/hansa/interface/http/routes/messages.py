@@ -116,5 +116,5 @@ def read_json(body: bytes) -> Any:
     """
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadParameter(field="body", expected="JSON", given=str(error)[:200]) from None
