@@ -49,7 +49,7 @@ VOLATILE: Final = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z)"
     r"|(?P<secret>hansa_[\w-]{40,})"
     r"|(?P<hex>\b(?:[0-9a-f]{32,}|(?=[0-9]*[a-f])[0-9a-f]{8,})\b)"
-    r"|(?P<base64>[A-Za-z0-9+/]{40,}={0,2})"
+    r"|(?P<base64>(?<![\w+/.:-])[A-Za-z0-9+/]{40,}={0,2})"
     r"|(?P<millis>\b1[0-9]{12}\b)"
 )
 
@@ -254,7 +254,7 @@ def trim(text: str) -> str:
 def make_pattern(answer: str, varies: tuple[str, ...]) -> tuple[str, list[tuple[str, str]]]:
     """Return the expression an answer must match, and which groups hold what stands for what."""
     names: list[tuple[str, str]] = []
-    lines = []
+    lines: list[str] = []
     for line in trim(answer).split("\n"):
         if line == "...":
             lines.append(r"(?:.*\n)*?")

@@ -34,6 +34,8 @@ FLAGS: Final = (
     "--disable-component-update",
     "--disable-sync",
 )
+expect.set_options(timeout=20_000)  # A busy machine is slow, not wrong.
+
 PHONE: Final = {"width": 390, "height": 844}
 DESK: Final = {"width": 1280, "height": 900}
 

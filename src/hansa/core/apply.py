@@ -22,6 +22,7 @@ from hansa.core.block import (
 from hansa.core.chain import Chain
 from hansa.core.codec import clean_error_text, encode, readable_name
 from hansa.core.errors import (
+    BlockFull,
     Expired,
     InactiveMessage,
     Numbered,
@@ -42,6 +43,13 @@ from hansa.core.transaction import MAX_VALIDITY_MS, Event, Transaction
 
 MAX_DEADLINES_PER_BLOCK: Final = 1_000
 """More that are due wait for the next block, which the engine makes at once."""
+
+MAX_BLOCK_BYTES: Final = 32 * 1024 * 1024
+"""Transactions, receipts and packets of a chain after which a block takes no more of them.
+
+A message of a few bytes can make a large event, or a hundred packets. Without an end to it, one
+member's block could be too large for the block log and stop the node.
+"""
 
 
 class Verdict(Struct, frozen=True, gc=False):
@@ -85,11 +93,18 @@ def apply_block(
             verdicts.append(_run_genesis(chain, ctx))
         if due := chain.due_deadlines(time_ms, MAX_DEADLINES_PER_BLOCK):
             verdicts.append(_run_deadlines(chain, ctx, due))
+        size = sum([len(verdict.receipt_bytes) for verdict in verdicts])
         for transaction, is_signed in transactions:
-            if refusal := find_refusal(chain, ctx, transaction, is_signed):
+            if size > MAX_BLOCK_BYTES:
+                refusals.append((transaction, BlockFull(limit=MAX_BLOCK_BYTES, given=size)))
+            elif refusal := find_refusal(chain, ctx, transaction, is_signed):
                 refusals.append((transaction, refusal))
             else:
-                verdicts.append(_run_transaction(chain, ctx, transaction, len(verdicts)))
+                sent = len(ctx.outbox)
+                verdict = _run_transaction(chain, ctx, transaction, len(verdicts))
+                verdicts.append(verdict)
+                size += len(transaction.envelope) + len(verdict.receipt_bytes)
+                size += sum([len(outgoing.item) for outgoing in ctx.outbox[sent:]])
         return _close_block(chain, ctx, verdicts, refusals)
     except BaseException:
         chain.drop_block()

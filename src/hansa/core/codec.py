@@ -40,6 +40,8 @@ U63 = Annotated[int, Meta(ge=0, le=0x7FFF_FFFF_FFFF_FFFF)]
 I64 = Annotated[int, Meta(ge=-0x8000_0000_0000_0000, le=0x7FFF_FFFF_FFFF_FFFF)]
 TimeMs = U63
 """Milliseconds since 1970-01-01 UTC."""
+DurationMs = Annotated[int, Meta(ge=0, le=100 * 366 * 24 * 3600 * 1000)]
+"""Milliseconds, up to a hundred years: added to any block time they stay within 63 bits."""
 
 Account = Annotated[bytes, Meta(min_length=20, max_length=20)]
 """A permanent account id, 160 bits."""

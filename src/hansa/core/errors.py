@@ -115,3 +115,10 @@ class InactiveMessage(Refused):
 class TooFarAhead(Refused):
     number = 11
     says = "valid_until_ms: expected at most {limit}, got {given}"
+
+
+class BlockFull(Refused):
+    """The block has grown as large as it may; the engine tries the next one."""
+
+    number = 13
+    says = "block: expected at most {limit} bytes before this transaction, got {given}"

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from hansa.core.block import Header, compute_app_hash, decode_header
-from hansa.core.codec import ChainName, TimeMs, Value
+from hansa.core.codec import ChainName, DurationMs, Value
 from hansa.core.errors import Malformed
 from hansa.core.genesis import checkpoint_origin
 from hansa.core.hashing import Digest
@@ -49,7 +49,7 @@ class TrustedChain(Value):
 
     chain: ChainName
     trusted: TrustedNetwork
-    trusting_period_ms: TimeMs
+    trusting_period_ms: DurationMs
 
 
 def make_checkpoint(header: Header, app_hash: bytes) -> Checkpoint:

@@ -5,12 +5,15 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from hansa.core.codec import U8, U16, U32, ChainName, Name, TimeMs, Value, encode, make_decoder
+from hansa.core.codec import U8, U32, ChainName, Name, Value, encode, make_decoder
 from hansa.core.hashing import Digest, digester
 from hansa.core.keys import PublicKey
 
 MAX_CHAINS: Final = 64
 MAX_MODULES: Final = 64
+
+StartMs = Annotated[int, Meta(ge=0, le=1 << 62)]
+"""Time of block 0: far enough from the end of 63 bits for every deadline counted from it."""
 
 
 class ModuleGenesis(Value):
@@ -39,12 +42,12 @@ class Genesis(Value):
     """The same in every network of the consortium; account ids derive from it."""
     is_sandbox: bool
     """True where one key store plays every party; shown everywhere."""
-    time_ms: TimeMs
+    time_ms: StartMs
     chains: Annotated[tuple[ChainGenesis, ...], Meta(min_length=1, max_length=MAX_CHAINS)]
     validators: Annotated[tuple[PublicKey, ...], Meta(min_length=1, max_length=100)]
     """Ed25519 keys that sign checkpoints; the solo engine has one."""
-    max_block_transactions: U16
-    state_root_interval: U32
+    max_block_transactions: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    state_root_interval: Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)]
     """S: after each block whose height is a multiple of S the state is rooted."""
     state_root_delay: U32
     """K < S: the root enters the first header K or more blocks later."""

@@ -404,9 +404,10 @@ def _verify_disclosure(fact: DisclosureFact, headers: dict[str, Header]) -> Prov
     commitment = compute_commitment(fact.salt, fact.content)
     try:
         event = msgspec.msgpack.decode(fact.event.event)
+        is_held = _holds(event, commitment)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProofError(f"event: expected MessagePack, got {error}") from None
-    if not _holds(event, commitment):
+    if not is_held:
         raise ProofError("content: expected the one the event commits to, got another")
     return ProvenFact(
         "disclosure",

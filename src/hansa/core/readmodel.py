@@ -6,7 +6,7 @@ ask for. Everything here can be rebuilt from the block log at any time; the rule
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from msgspec import Struct
@@ -58,25 +58,32 @@ def place_of(fact: Fact) -> dict[str, Any]:
     }
 
 
+NUL: Final = "\0"
+"""No text of a ledger holds it, and PostgreSQL takes no question that does."""
+
+MAX_DIGITS: Final = 9
+"""Of a number that rows are filtered by: it fits in 32 bits."""
+
 METADATA = sa.MetaData()
 
 TRANSACTIONS = sa.Table(
     "transactions",
     METADATA,
     sa.Column("id", sa.String(66), primary_key=True),
-    sa.Column("chain", sa.String(16), nullable=False),
-    sa.Column("height", sa.BigInteger, nullable=False),
-    sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("leaf", sa.BigInteger, nullable=False),
-    sa.Column("time_ms", sa.BigInteger, nullable=False),
     sa.Column("signer", sa.String(40), nullable=False),
     sa.Column("messages", sa.Text, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
     sa.Column("error", sa.Integer, nullable=False),
     sa.Column("error_text", sa.Text, nullable=False),
-    sa.Index("transactions_by_signer", "signer", "chain", "leaf"),
-    sa.Index("transactions_by_leaf", "chain", "leaf"),
+    *place_columns(),
+    sa.Index("transactions_by_signer", "signer", "updated_ms", "id"),
+    sa.Index("transactions_by_chain", "chain", "updated_ms", "id"),
+    sa.Index("transactions_by_error", "error", "updated_ms", "id"),
 )
-"""Every judged transaction; ``error`` is 0 for those that took effect."""
+"""Every judged transaction; ``error`` is 0 for those that took effect.
+
+A transaction never changes: its place is its own entry, ``event_index`` is 0 and says nothing.
+"""
 
 HISTORY = sa.Table(
     "history",
@@ -136,12 +143,18 @@ class Batch:
         rows.append(row)
 
     def note(self, fact: Fact, *subjects: bytes) -> None:
-        """Add the fact to the history of these objects; each subject once."""
+        """Add the fact to the history of these objects.
+
+        One object named twice is one row: packets of another chain name what they like, and a
+        second row with one key would stop the read model for good.
+        """
         for subject in subjects:
-            self.append(
+            name = subject.hex()
+            self.put(
                 HISTORY,
+                (name, fact.chain, fact.leaf, fact.event_index),
                 {
-                    "subject": subject.hex(),
+                    "subject": name,
                     "chain": fact.chain,
                     "leaf": fact.leaf,
                     "event_index": fact.event_index,
@@ -174,6 +187,17 @@ class Kind:
     """What a table on a terminal or page shows, in order; empty for all."""
 
 
+TRANSACTION: Final = Kind(
+    name="transaction",
+    plural="transactions",
+    table=TRANSACTIONS,
+    search=("messages", "error_text"),
+    filters=("signer", "chain", "error"),
+    columns=("id", "signer", "messages", "error", "chain", "height"),
+)
+"""The one kind that no module makes: every chain has transactions."""
+
+
 @dataclass(frozen=True)
 class Views:
     """What a module's views.py offers."""
@@ -193,6 +217,22 @@ def index_by_change(table: sa.Table) -> None:
     name = f"{table.name}_by_change"
     if name not in [index.name for index in table.indexes]:
         sa.Index(name, table.c.updated_ms, table.c.id)
+
+
+def sort_by_bytes(table: sa.Table) -> None:
+    """Have PostgreSQL compare a table's texts by their bytes, as SQLite does.
+
+    A database's own collation would put rows in another order than the one a page, or the file
+    check beside another database, goes by; and no index could find the beginning of a text.
+    """
+    if table.info.get("sorts by bytes"):
+        return
+    table.info["sorts by bytes"] = True
+    for column in table.columns:
+        kind = column.type
+        if isinstance(kind, sa.String):
+            by_bytes = type(kind)(kind.length, collation="C")
+            column.type = kind.with_variant(by_bytes, "postgresql")
 
 
 class ReadModel:
@@ -220,7 +260,12 @@ class ReadModel:
                 self._projections[event] = (event_name(module, event), projection)
             for kind in view.kinds:
                 self.kinds[kind.name] = kind
-                index_by_change(kind.table)
+        # Last, so that a search finds what transactions made before it finds the transactions.
+        self.kinds[TRANSACTION.name] = TRANSACTION
+        for kind in self.kinds.values():
+            index_by_change(kind.table)
+        for table in self.tables:
+            sort_by_bytes(table)
         for metadata in self._metadata:
             metadata.create_all(engine)
         self.height = self._read_height()
@@ -301,57 +346,76 @@ class ReadModel:
         """Return a page of a kind, newest change first.
 
         ``before`` is (updated_ms, id) of the last row of the page before. Raises: KeyError for a
-        filter the kind doesn't have.
+        filter the kind doesn't have; ValueError for a value that no row can have.
         """
         table = kind.table
         query = sa.select(table).order_by(table.c.updated_ms.desc(), table.c.id.desc()).limit(limit)
         for name, value in (filters or {}).items():
             if name not in kind.filters:
                 raise KeyError(name)
-            query = query.where(table.c[name] == value)
+            query = query.where(table.c[name] == _read_filter(table.c[name], value))
         if before is not None:
             place = sa.tuple_(table.c.updated_ms, table.c.id)
-            query = query.where(place < sa.tuple_(*(sa.literal(part) for part in before)))
+            time_ms, identifier = before
+            _refuse_nul("id", identifier)
+            last = sa.tuple_(sa.literal(time_ms, sa.BigInteger), sa.literal(identifier))
+            query = query.where(place < last)
         return self._rows(query)
 
     def get_row(self, kind: Kind, identifier: str) -> dict[str, Any] | None:
         """Return one object, or None."""
+        if NUL in identifier:
+            return None
         rows = self._rows(sa.select(kind.table).where(kind.table.c.id == identifier))
         return rows[0] if rows else None
 
     def search(self, text: str, limit: int = 50) -> list[dict[str, Any]]:
         """Return objects of any kind whose id begins with the text or whose texts hold it."""
+        if NUL in text:
+            return []
         escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         found: list[dict[str, Any]] = []
         for kind in self.kinds.values():
             columns = [kind.table.c[name] for name in kind.search]
             matches = [column.ilike(f"%{escaped}%", escape="\\") for column in columns]
-            matches.append(kind.table.c.id.like(f"{escaped.lower()}%", escape="\\"))
+            matches.append(kind.table.c.id.ilike(f"{escaped}%", escape="\\"))
             query = sa.select(kind.table).where(sa.or_(*matches)).limit(limit - len(found))
-            found += [{"kind": kind.name, **row} for row in self._rows(query)]
+            # Some rows have a kind of their own, which is not the one to show them by.
+            found += [{**row, "kind": kind.name} for row in self._rows(query)]
             if len(found) >= limit:
                 break
         return found
 
     def get_history(self, subject: str) -> list[dict[str, Any]]:
         """Return what happened to an object on all chains, in order of time."""
+        if NUL in subject:
+            return []
         query = sa.select(HISTORY).where(HISTORY.c.subject == subject)
         order = (HISTORY.c.time_ms, HISTORY.c.height, HISTORY.c.chain, HISTORY.c.leaf)
         return self._rows(query.order_by(*order, HISTORY.c.event_index))
 
     def get_transaction(self, digest: str) -> dict[str, Any] | None:
         """Return a judged transaction by its envelope's digest in hex, or None."""
-        rows = self._rows(sa.select(TRANSACTIONS).where(TRANSACTIONS.c.id == digest))
-        return rows[0] if rows else None
+        return self.get_row(TRANSACTION, digest)
 
     def get_outbox(
         self, chain: str, destination: str, first: int, limit: int
     ) -> list[dict[str, Any]]:
         """Return the pages that hold items from sequence ``first`` on, in order."""
+        if NUL in destination or first >= 2**63:
+            return []
         query = sa.select(OUTBOX).where(
             OUTBOX.c.chain == chain, OUTBOX.c.destination == destination, OUTBOX.c.end > first
         )
         return self._rows(query.order_by(OUTBOX.c.end).limit(limit))
+
+    def get_outbox_end(self, chain: str, destination: str) -> int:
+        """Return the sequence after the last item sent to a destination."""
+        query = sa.select(sa.func.max(OUTBOX.c.end)).where(
+            OUTBOX.c.chain == chain, OUTBOX.c.destination == destination
+        )
+        with self.engine.connect() as connection:
+            return int(connection.execute(query).scalar() or 0)
 
     def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self.engine.connect() as connection:
@@ -370,19 +434,35 @@ def make_outbox_row(chain: str, height: int, number: int, page: Page) -> dict[st
     }
 
 
+def _read_filter(column: sa.Column[Any], value: str) -> str | int:
+    """Return what a column is compared with. Raises: ValueError."""
+    if isinstance(column.type, sa.Integer):
+        if not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
+            raise ValueError(f"{column.name}: expected a number, got {value[:80]!r}")
+        return int(value)
+    _refuse_nul(column.name, value)
+    return value
+
+
+def _refuse_nul(name: str, value: str) -> None:
+    if NUL in value:
+        raise ValueError(f"{name}: expected no NUL character, got {value[:80]!r}")
+
+
 def _transaction_row(
     chain: Chain, record: BlockRecord, receipt: Receipt, envelope: bytes, leaf: int, digest: str
 ) -> Mapping[str, Any]:
     body = chain.decode_stored_body(envelope)
     return {
         "id": digest,
-        "chain": chain.name,
-        "height": record.height,
-        "position": receipt.index,
-        "leaf": leaf,
-        "time_ms": record.time_ms,
         "signer": body.signers[0].account.hex(),
         "messages": " ".join([chain.message_name(type(message)) for message in body.messages]),
+        "position": receipt.index,
         "error": receipt.error.number if receipt.error else 0,
         "error_text": receipt.error.text if receipt.error else "",
+        "chain": chain.name,
+        "leaf": leaf,
+        "event_index": 0,
+        "height": record.height,
+        "updated_ms": record.time_ms,
     }

@@ -65,6 +65,7 @@ class Answers:
             "order": self._order_details,
             "shipment": self._shipment_details,
             "product": self._product_details,
+            "transaction": self._transaction_details,
         }
 
     # The network.
@@ -130,10 +131,20 @@ class Answers:
             raise BadParameter(field="limit", expected=f"1 to {MAX_LIMIT}", given=limit)
         before = None if cursor is None else decode_cursor(cursor)
         self._wait(min_height)
-        rows = self.node.read_model.list_rows(kind, filters=filters, before=before, limit=limit + 1)
+        rows = self._list_rows(kind, filters, before, limit + 1)
         items = rows[:limit]
         last = items[-1] if len(rows) > limit else None
         return {"items": items, "next": None if last is None else encode_cursor(last)}
+
+    def _list_rows(
+        self, kind: Kind, filters: Mapping[str, str] | None, before: tuple[int, str] | None,
+        limit: int,
+    ) -> list[Row]:  # fmt: skip
+        try:
+            return self.node.read_model.list_rows(kind, filters=filters, before=before, limit=limit)
+        except ValueError as error:
+            expected = "a value that a row can have"
+            raise BadParameter(field="filter", expected=expected, given=str(error)) from None
 
     def show(self, plural: str, id: str, min_height: int = 0) -> Row:
         """Return one object, its timeline over all chains, and what belongs to its kind.
@@ -178,13 +189,7 @@ class Answers:
 
         Raises: NotThere.
         """
-        self._wait(min_height)
-        row = self.node.read_model.get_transaction(digest)
-        if row is None:
-            raise NotThere(f"transaction: expected one that was judged, got {digest[:80]!r}")
-        receipt = self._read_receipt(Place(row["chain"], row["height"], row["leaf"]))
-        events = self.readable_events(row["chain"], receipt)
-        return {**row, "events": events, "proof": f"/v1/proofs/transaction/{digest}"}
+        return self.show("transactions", digest, min_height)
 
     def _wait(self, min_height: int) -> None:
         """Let a caller read what he has written: wait for the block that holds it."""
@@ -214,6 +219,10 @@ class Answers:
 
     def _product_details(self, product: str) -> Row:
         return {"revisions": self._rows("product", select_revisions(product))}
+
+    def _transaction_details(self, digest: str) -> Row:
+        [place] = self.node.find_places("transaction", digest)
+        return {"events": self.readable_events(place.chain, self._read_receipt(place))}
 
     def _rows(self, kind: str, query: sa.Select[Any]) -> list[Row]:
         if kind not in self.node.kinds:

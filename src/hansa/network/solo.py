@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 
 from hansa.core.block import Receipt
-from hansa.core.errors import Refused
+from hansa.core.errors import BlockFull, Refused
 from hansa.core.ledger import Ledger, NetworkBlock
 from hansa.core.transaction import Transaction
 from hansa.network.verifiers import Verifiers
@@ -167,6 +167,7 @@ class SoloEngine:
         self.numbers = EngineNumbers()
         self._queue: deque[_Waiting] = deque()
         self._waiting_bytes = 0
+        self._in_hand = 0
         self._lock = threading.Condition()
         self._ready: deque[list[_Waiting]] = deque()
         self._ready_lock = threading.Condition()
@@ -217,6 +218,11 @@ class SoloEngine:
             raise _stopped_by(self.failed)
         if self._stopping:
             raise EngineStopped("the node is shutting down")
+
+    @property
+    def unanswered(self) -> int:
+        """Transactions in the queue or being judged."""
+        return len(self._queue) + self._in_hand
 
     @property
     def waiting(self) -> int:
@@ -274,6 +280,8 @@ class SoloEngine:
                 self._answer_questions()
                 if batch or self.is_deadline_due():
                     self._execute(batch)
+                    with self._lock:
+                        self._in_hand -= len(batch)
                 elif self._stopping and not self._threads[0].is_alive():
                     return
         except BaseException as error:
@@ -326,6 +334,7 @@ class SoloEngine:
                     self._lock.wait(left)
             batch = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
             self._waiting_bytes -= sum(len(item.envelope) for item in batch)
+            self._in_hand += len(batch)
         return batch
 
     def _judge(self, batch: list[_Waiting]) -> None:
@@ -378,7 +387,23 @@ class SoloEngine:
     # Execution.
 
     def _execute(self, batch: list[_Waiting]) -> NetworkBlock | None:
-        """Run a block, make it durable, then answer; an empty outcome leaves no block."""
+        """Run what was taken in one block, or in several where the receipts fill one.
+
+        Returns the last.
+        """
+        made: NetworkBlock | None = None
+        left: list[_Waiting] = batch
+        while True:
+            block, left = self._make_block(left)
+            made = block or made
+            if not left:
+                return made
+
+    def _make_block(self, batch: list[_Waiting]) -> tuple[NetworkBlock | None, list[_Waiting]]:
+        """Run a block, make it durable, then answer; an empty outcome leaves no block.
+
+        Returns it, and what it had no room for.
+        """
         submissions: dict[str, list[tuple[Transaction, bool]]] = {}
         for item in batch:
             if item.transaction is not None:
@@ -392,12 +417,12 @@ class SoloEngine:
             self.ledger.block_log.sync()
             self.ledger.publish(block)
             self._count(block, time.perf_counter() - started)
-        self._answer(batch, block)
+        left = self._answer(batch, block)
         if block.is_empty:
-            return None
+            return None, left
         for callback in self.on_block:
             callback(block)
-        return block
+        return block, left
 
     def _count(self, block: NetworkBlock, seconds: float) -> None:
         numbers = self.numbers
@@ -409,7 +434,9 @@ class SoloEngine:
                     numbers.included += 1
                     numbers.rejected += verdict.receipt.error is not None
 
-    def _answer(self, batch: list[_Waiting], block: NetworkBlock) -> None:
+    def _answer(self, batch: list[_Waiting], block: NetworkBlock) -> list[_Waiting]:
+        """Tell each submitter what became of it; returns what waits for the next block."""
+        left: list[_Waiting] = []
         waiting = {id(item.transaction): item for item in batch if item.transaction is not None}
         for name, applied in block.chains.items():
             leaf = applied.first_leaf
@@ -419,8 +446,12 @@ class SoloEngine:
                     place = Inclusion(name, block.height, leaf + offset, digest, receipt)
                     waiting[id(verdict.transaction)].settle(place)
             for transaction, refusal in applied.refusals:
+                if isinstance(refusal, BlockFull):
+                    left.append(waiting[id(transaction)])
+                    continue
                 self.numbers.refused += 1
                 waiting[id(transaction)].settle(refusal)
+        return left
 
     # Failing.
 

@@ -30,6 +30,7 @@ from hansa.storage.tiles import TileStore
 
 VERIFIERS: Final = 2
 PROJECTED_AT_ONCE: Final = 64
+ROWS_AT_ONCE: Final = 1_000
 
 Progress = Callable[[str, int, int], None]
 
@@ -268,7 +269,12 @@ class _Check:
             for table in self.scratch_model.tables:
                 order = list(table.primary_key)
                 query = sa.select(table).order_by(*order)
-                rows = zip_longest(derived.execute(query), connection.execute(query))
+                # A part at a time: a driver may otherwise fetch the whole table first.
+                parts = {"yield_per": ROWS_AT_ONCE}
+                rows = zip_longest(
+                    derived.execute(query, execution_options=parts),
+                    connection.execute(query, execution_options=parts),
+                )
                 for expected, given in rows:
                     if expected is None or given is None or tuple(expected) != tuple(given):
                         raise _Differs(

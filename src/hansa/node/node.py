@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import gc
 import threading
 import time
 from collections import deque
@@ -30,7 +31,7 @@ from hansa.node.home import NodeConfig, load_config, load_genesis
 from hansa.node.relay_end import LocalEnd
 from hansa.storage.errors import StorageError
 from hansa.storage.lock import HomeLock
-from hansa.storage.sql import open_engine
+from hansa.storage.sql import open_engine, show_database
 
 T = TypeVar("T")
 
@@ -41,8 +42,11 @@ PROJECTED_RECEIPTS: Final = 10_000
 MAX_LAG_BLOCKS: Final = 50
 """How far the read model may fall behind while transactions are waiting."""
 
+GC_ALLOCATIONS: Final = 50_000
+"""New objects after which the youngest generation is collected; Python's default is 700."""
+
 BUSY_WAITING: Final = 256
-"""Transactions in the queue from which on the engine goes before the read model."""
+"""Unanswered transactions from which on the engine goes before the read model."""
 
 PROJECTOR_REST_S: Final = 0.1
 
@@ -109,6 +113,7 @@ class Node:
         self.on_projected: list[Callable[[int], None]] = []
         self._recent: dict[int, BlockRecord] = {}
         self._recent_bytes = 0
+        self._sent_ends: dict[tuple[str, str], int] = {}
         self._sent: dict[tuple[str, str], deque[dict[str, Any]]] = {}
         self._projected = threading.Condition()
         self._projector: threading.Thread | None = None
@@ -134,8 +139,9 @@ class Node:
             # Those derived from it are of the disk and of locks: no reason to throw a file away.
             if self.config.read_model or type(error) is not sa.exc.DatabaseError:
                 raise OperatorError(
-                    f"{self.config.read_model or self.home / READ_MODEL}: expected a database that "
-                    f"can be written, got {error.orig}; make room or mend that, then start again"
+                    f"{show_database(self.config.read_model or self.home / READ_MODEL)}: expected "
+                    f"a database that can be written, got {error.orig}; make room or mend that, "
+                    f"then start again"
                 ) from error
             path = self.home / READ_MODEL
             _log.warning(
@@ -194,6 +200,10 @@ class Node:
 
     def start(self) -> None:
         """Begin to take transactions, project and relay."""
+        # Thousands of transactions in flight would have the collector walk over all that was ever
+        # imported, again and again; nothing of it is garbage.
+        gc.freeze()
+        gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
         self.engine.start()
         self._projector = threading.Thread(
             target=self._run_projector, name="projector", daemon=True
@@ -264,6 +274,7 @@ class Node:
             for number, page in enumerate(part.pages):
                 sent = self._sent.setdefault((part.chain, page.destination), deque())
                 sent.append(make_outbox_row(part.chain, block.height, number, page))
+                self._sent_ends[part.chain, page.destination] = page.first + len(page.items)
                 while sent[0]["height"] <= block.height - KEPT_BLOCKS:
                     sent.popleft()
         with self._projected:
@@ -280,12 +291,24 @@ class Node:
     ) -> list[dict[str, Any]]:
         """Return the pages with items from sequence ``first`` on: from memory if all are recent.
 
-        The relay must not wait for the read model, which may lag under a burst.
+        The relay must not wait for the read model, which may lag under a burst, nor ask it at every
+        turn for what is not there.
         """
+        if first >= self._get_sent_end(chain, destination):
+            return []
         sent = list(self._sent.get((chain, destination), ()))
         if sent and sent[0]["first"] <= first:
             return [row for row in sent if row["end"] > first][:limit]
         return self.read_model.get_outbox(chain, destination, first, limit)
+
+    def _get_sent_end(self, chain: str, destination: str) -> int:
+        """Return the sequence after the last item ever sent; the read model knows what was there
+        when the node was opened, the blocks since then say it themselves."""
+        end = self._sent_ends.get((chain, destination))
+        if end is None:
+            end = self.read_model.get_outbox_end(chain, destination)
+            end = self._sent_ends.setdefault((chain, destination), end)
+        return end
 
     def read_block(self, height: int) -> BlockRecord:
         """Return a durable block, from memory if it is recent."""
@@ -335,7 +358,7 @@ class Node:
         Under a burst the engine goes first: receipts don't need the read model.
         """
         lag = self.ledger.height - self.read_model.height
-        is_busy = self.engine.waiting >= BUSY_WAITING
+        is_busy = self.engine.unanswered >= BUSY_WAITING
         return lag <= 0 or (is_busy and lag < MAX_LAG_BLOCKS)
 
     def wait_projected(self, height: int, timeout_s: float = 10.0) -> bool:
@@ -435,20 +458,15 @@ class Node:
 
         Raises: NotThere.
         """
-        if kind == "transaction":
-            row = self.read_model.get_transaction(identifier)
-            if row is not None:
-                return [Place(row["chain"], row["height"], row["leaf"])]
-        elif kind not in self.kinds:
-            known = ", ".join(["transaction", *sorted(self.kinds)])
+        if kind not in self.kinds:
+            known = ", ".join(sorted(self.kinds))
             raise NotThere(f"kind: expected one of {known}, got {kind!r}")
-        else:
-            rows = self.read_model.get_history(identifier)
-            if not rows and (row := self.read_model.get_row(self.kinds[kind], identifier)):
-                rows = [row]
-            if rows:
-                places = [Place(row["chain"], row["height"], row["leaf"]) for row in rows]
-                return list(dict.fromkeys(places))
+        rows = self.read_model.get_history(identifier)
+        if not rows and (row := self.read_model.get_row(self.kinds[kind], identifier)):
+            rows = [row]
+        if rows:
+            places = [Place(row["chain"], row["height"], row["leaf"]) for row in rows]
+            return list(dict.fromkeys(places))
         raise NotThere(f"{kind}: expected one that exists, got {identifier}")
 
     def prove(self, kind: str, identifier: str) -> bytes:

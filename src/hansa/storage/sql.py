@@ -42,7 +42,8 @@ def open_engine(url_or_path: str | Path) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(url, pool_pre_ping=True)
+    # Its default lets two reads of one transaction see two heights, which SQLite's doesn't.
+    return create_engine(url, pool_pre_ping=True, isolation_level="REPEATABLE READ")
 
 
 def database_url(url_or_path: str | Path) -> URL:
@@ -60,6 +61,13 @@ def database_url(url_or_path: str | Path) -> URL:
     if name == "sqlite":
         return url.set(drivername="sqlite+pysqlite")
     raise ValueError(f"expected a path, sqlite:// or postgresql:// URL, got {name}://")
+
+
+def show_database(url_or_path: str | Path) -> str:
+    """The URL or path as people may read it: without the password."""
+    url = database_url(url_or_path)
+    is_sqlite = url.get_backend_name() == "sqlite"
+    return str(url.database) if is_sqlite else url.render_as_string(hide_password=True)
 
 
 def bulk_insert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
@@ -147,7 +155,10 @@ def bulk_upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     statement = postgresql.insert(table)
     keys = {column.name for column in table.primary_key}
     changed = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed),
-        _as_records(table, rows),
+    place = list(table.primary_key)
+    upsert = (
+        statement.on_conflict_do_update(index_elements=place, set_=changed)
+        if changed
+        else statement.on_conflict_do_nothing(index_elements=place)
     )
+    connection.execute(upsert, _as_records(table, rows))

@@ -1,21 +1,19 @@
 """The kinds of object that people ask for, by the words they use."""
 
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
-from hansa.core.readmodel import Kind
+from hansa.core.readmodel import TRANSACTION, Kind
 from hansa.foreground.cli.failures import WrongUse
-
-TRANSACTION: Final = "transaction"
-"""Provable like an object, but of no module's making."""
 
 
 @cache
 def get_kinds() -> dict[str, Kind]:
-    """Return every module's kinds by singular name, in the order of the names."""
+    """Return all kinds by singular name, in the order of the names."""
     from hansa.node.composition import VIEWS
 
     kinds = {kind.name: kind for views in VIEWS.values() for kind in views.kinds}
+    kinds[TRANSACTION.name] = TRANSACTION
     return dict(sorted(kinds.items()))
 
 
@@ -32,25 +30,14 @@ def find_kind(word: str) -> Kind:
     raise WrongUse(f"kind: expected one of {known}, got {word!r}")
 
 
-def find_provable(word: str) -> str:
-    """Return the name of a kind that can be proven: an object's, or transaction.
-
-    Raises: WrongUse.
-    """
-    if word.lower() in (TRANSACTION, TRANSACTION + "s"):
-        return TRANSACTION
-    return find_kind(word).name
-
-
 def complete_kind(incomplete: str) -> list[str]:
     """Return the plurals that begin so, for the shell."""
     return [kind.plural for kind in get_kinds().values() if kind.plural.startswith(incomplete)]
 
 
-def complete_provable(incomplete: str) -> list[str]:
+def complete_singular(incomplete: str) -> list[str]:
     """Return the names that begin so, for the shell."""
-    names = [*get_kinds(), TRANSACTION]
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in get_kinds() if name.startswith(incomplete)]
 
 
 def first_columns(kind: Kind, rows: list[dict[str, Any]]) -> list[str]:

@@ -4,13 +4,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hansa.core.readmodel import TRANSACTION
 from hansa.foreground.cli.failures import WrongUse
 from hansa.foreground.cli.kinds import (
-    TRANSACTION,
     complete_kind,
-    complete_provable,
+    complete_singular,
     find_kind,
-    find_provable,
     first_columns,
 )
 from hansa.foreground.cli.options import Limit, example
@@ -68,16 +67,17 @@ def show_object(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="KIND", autocompletion=complete_provable, help="order, product, ..."
+            metavar="KIND", autocompletion=complete_singular, help="order, product, ..."
         ),
     ],
     identifier: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
 ) -> None:
     """Show one object with all that belongs to it, and its life over all chains."""
-    if find_provable(kind) == TRANSACTION:
+    found = find_kind(kind)
+    if found == TRANSACTION:
         session.out.record(_read_transaction(session, identifier))
         return
-    shown = session.client.show(find_kind(kind).plural, identifier)
+    shown = session.client.show(found.plural, identifier)
     if not session.out.as_json:
         shown["timeline"] = [_readable_step(step) for step in shown["timeline"]]
     session.out.record(shown)
@@ -100,7 +100,7 @@ def _read_transaction(session: Session, identifier: str) -> dict[str, Any]:
     from hansa.foreground.cli.judging import read_fact
     from hansa.node.home import make_trust
 
-    data = session.client.proof(TRANSACTION, identifier)
+    data = session.client.proof(TRANSACTION.name, identifier)
     fact = verify_bundle(data, make_trust(session.client.genesis())).facts[0]
     return {"id": identifier, **read_fact(fact), "verified": True}
 

@@ -41,11 +41,11 @@ def proof(
     as_json: Json = False,
 ) -> None:
     """Take every fact about an object out of the ledger as one file that anyone can verify."""
-    from hansa.foreground.cli.kinds import find_provable
+    from hansa.foreground.cli.kinds import find_kind
     from hansa.foreground.cli.session import open_session
 
     out = Output(as_json=as_json)
-    name = find_provable(kind)
+    name = find_kind(kind).name
     with open_session(
         resolve_home(home),
         out,

@@ -49,7 +49,16 @@ SECURITY_HEADERS: Final = {
     "Vary": "Accept-Language, Cookie, HX-Request",
 }
 
-PARTY_COLUMNS: Final = ("buyer", "seller", "holder", "account", "owner", "debit", "credit")
+PARTY_COLUMNS: Final = (
+    "buyer",
+    "seller",
+    "holder",
+    "account",
+    "owner",
+    "debit",
+    "credit",
+    "signer",
+)
 
 AnyRequest = Request[Any, Any, Any]
 Page = Response[str]
@@ -185,10 +194,13 @@ class Site:
     def list_page(
         self, kind: Kind, filters: Mapping[str, str], before: tuple[int, str] | None
     ) -> dict[str, Any]:
-        """Return a page of a kind, with names in place of accounts."""
-        rows = self.node.read_model.list_rows(
-            kind, filters=filters, before=before, limit=PAGE_ROWS + 1
-        )
+        """Return a page of a kind, with names in place of accounts. Raises: NotThere."""
+        try:
+            rows = self.node.read_model.list_rows(
+                kind, filters=filters, before=before, limit=PAGE_ROWS + 1
+            )
+        except ValueError as error:
+            raise NotThere(str(error)) from None
         shown = self._add_names(rows[:PAGE_ROWS])
         last = rows[PAGE_ROWS - 1] if len(rows) > PAGE_ROWS else None
         return {

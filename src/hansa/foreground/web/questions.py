@@ -207,13 +207,13 @@ class Questions:
             _remember(self._blocks, height, counts)
         return counts
 
-    def list_entries(self, chain: str, limit: int, before: int | None = None) -> list[Entry]:
-        """Return a chain's latest transactions, newest first; ``before`` is a leaf."""
+    def list_entries(self, chain: str, limit: int) -> list[Entry]:
+        """Return a chain's latest transactions, newest first."""
         table = TRANSACTIONS
-        query = sa.select(table).where(table.c.chain == chain)
-        if before is not None:
-            query = query.where(table.c.leaf < before)
-        rows = self._rows(query.order_by(table.c.leaf.desc()).limit(limit))
+        # By time first, which an index has; within a block, in the order of the log.
+        newest = (table.c.updated_ms.desc(), table.c.leaf.desc())
+        query = sa.select(table).where(table.c.chain == chain).order_by(*newest)
+        rows = self._rows(query.limit(limit))
         parties = self.find_parties(row["signer"] for row in rows)
         return [_make_entry(row, parties) for row in rows]
 
@@ -461,7 +461,7 @@ def _make_entry(row: Row, parties: Mapping[str, Party]) -> Entry:
         chain=row["chain"],
         leaf=row["leaf"],
         height=row["height"],
-        time_ms=row["time_ms"],
+        time_ms=row["updated_ms"],
         messages=tuple(counts.items()),
         signer=parties[row["signer"]],
         error=row["error"],

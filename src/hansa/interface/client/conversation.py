@@ -22,7 +22,16 @@ from hansa.core.merkle import ProofError
 from hansa.core.module import compute_object_id
 from hansa.core.proof import Judgement, ProvenFact, Trust, verify_bundle
 from hansa.core.proof import Outcome as Judged
-from hansa.core.transaction import Body, Message, Signer, envelope_digest, sign_transaction
+from hansa.core.readmodel import TRANSACTION
+from hansa.core.transaction import (
+    Body,
+    Message,
+    Signer,
+    Transaction,
+    envelope_digest,
+    make_transaction_decoder,
+    sign_transaction,
+)
 from hansa.interface.client.believing import (
     SeenCheckpoints,
     Unbelievable,
@@ -75,6 +84,8 @@ class Conversation:
         self._sequences: dict[tuple[str, bytes, int], int] = {}
         self._accounts: dict[str, bytes] = {}
         self._event_decoders: dict[str, Callable[[bytes], Any]] = {}
+        self._transaction_decoders: dict[str, Callable[[bytes], Transaction]] = {}
+        self._message_names: dict[str, Mapping[type[Message], str]] = {}
         self._height = 0
         """Of the newest block that this client wrote in."""
 
@@ -231,6 +242,17 @@ class Conversation:
             decoder = self._event_decoders[chain] = make_decoder(union, "event")
         return decoder
 
+    def _transaction_decoder(self, chain: str) -> Callable[[bytes], Transaction]:
+        decoder = self._transaction_decoders.get(chain)
+        if decoder is None:
+            rulebook = make_rulebook(chain)
+            self._message_names[chain] = {
+                cls: name for part in rulebook.modules for name, cls in part.message_names().items()
+            }
+            decoder = make_transaction_decoder(rulebook.message_types)
+            self._transaction_decoders[chain] = decoder
+        return decoder
+
     # Believing.
 
     def _believe_header(self, chain: str, header: bytes, finality: bytes) -> Steps[Header]:
@@ -260,7 +282,7 @@ class Conversation:
         args = {"plural": plural, "filters": filters, "cursor": cursor, "limit": limit}
         answer = yield Ask("page", {**args, "min_height": self._height})
         if verify:
-            answer["items"] = yield from self._verify_rows(answer["items"])
+            answer["items"] = yield from self._verify_rows(plural, answer["items"])
         page: Row = answer
         return page
 
@@ -271,29 +293,69 @@ class Conversation:
         row: Row = yield Ask("show", args)
         if str(row.get("id")) != identifier:
             raise Unbelievable(f"id: expected {identifier}, got {row.get('id')}")
-        return (yield from self._verify_rows([row]))[0] if verify else row
+        return (yield from self._verify_rows(plural, [row]))[0] if verify else row
 
     def search(self, text: str, verify: bool) -> Steps[Row]:
         """Search; each object found says whether it was verified."""
         yield from self.connect()
         answer: Row = yield Ask("search", {"q": text, "min_height": self._height})
         if verify:
-            answer["items"] = yield from self._verify_rows(answer["items"])
+            answer["items"] = yield from self._verify_found(answer["items"])
         return answer
 
-    def _verify_rows(self, rows: Sequence[Row]) -> Steps[list[Row]]:
+    def _verify_found(self, found: Sequence[Row]) -> Steps[list[Row]]:
+        """Verify objects of several kinds; the kind is none of their own fields."""
+        plain = [{name: row[name] for name in row if name != "kind"} for row in found]
+        is_transaction = [row["kind"] == TRANSACTION.name for row in found]
+        judged = yield from self._judge_rows(plain, is_transaction)
+        return [{"kind": row["kind"], **item} for row, item in zip(found, judged, strict=True)]
+
+    def _verify_rows(self, plural: str, rows: Sequence[Row]) -> Steps[list[Row]]:
+        is_transaction = plural == TRANSACTION.plural
+        return (yield from self._judge_rows(rows, [is_transaction] * len(rows)))
+
+    def _judge_rows(self, rows: Sequence[Row], is_transaction: Sequence[bool]) -> Steps[list[Row]]:
         """Compare rows with the proven events they were made of. Raises: Unbelievable."""
         places = dict.fromkeys(f"{row['chain']}:{row['height']}:{row['leaf']}" for row in rows)
         facts: dict[tuple[str, int | None], ProvenFact] = {}
         if places:
             data = yield Ask("facts", {"places": ",".join(places)})
             facts = {(fact.chain, fact.index): fact for fact in self._believe_bundle(data).facts}
-        return [{**row, "verified": self._is_proven(row, facts)} for row in rows]
+        judged = []
+        for row, is_entry in zip(rows, is_transaction, strict=True):
+            judge = self._is_proven_transaction if is_entry else self._is_proven
+            judged.append({**row, "verified": judge(row, facts.get((row["chain"], row["leaf"])))})
+        return judged
 
-    def _is_proven(
-        self, row: Row, facts: Mapping[tuple[str, int | None], ProvenFact]
-    ) -> bool:  # fmt: skip
-        fact = facts.get((row["chain"], row["leaf"]))
+    def _is_proven_transaction(self, row: Row, fact: ProvenFact | None) -> bool:
+        """Compare a transaction with its entry, receipt and envelope. Raises: Unbelievable."""
+        receipt = fact.receipt if fact is not None else None
+        if fact is None or fact.envelope is None or receipt is None:
+            raise Unbelievable(f"{row['id']}: expected the proof of its entry, got another fact")
+        try:
+            body = self._transaction_decoder(fact.chain)(fact.envelope).body
+            events = [to_readable(self._event_decoder(fact.chain)(e)) for e in receipt.events]
+        except Malformed as error:
+            raise Unbelievable(f"{row['id']}: {error.text}") from None
+        names = self._message_names[fact.chain]
+        proven = {
+            "id": receipt.source.hex(),
+            "signer": body.signers[0].account.hex(),
+            "messages": " ".join(names[type(message)] for message in body.messages),
+            "height": receipt.height,
+            "position": receipt.index,
+            "error": receipt.error.number if receipt.error else 0,
+            "error_text": receipt.error.text if receipt.error else "",
+            **({"events": events} if "events" in row else {}),
+        }
+        for name, value in proven.items():
+            if row.get(name) != value:
+                raise Unbelievable(
+                    f"{row['id']}: {name}: expected what its proven entry says, got otherwise"
+                )
+        return True
+
+    def _is_proven(self, row: Row, fact: ProvenFact | None) -> bool:
         if fact is None or not 0 <= row["event_index"] < len(fact.events):
             raise Unbelievable(f"{row['id']}: expected the proof of its newest fact, got others")
         try:

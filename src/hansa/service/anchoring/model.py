@@ -8,6 +8,7 @@ from hansa.core.codec import (
     U32,
     U63,
     ChainName,
+    DurationMs,
     Name,
     ObjectId,
     Raw32,
@@ -62,9 +63,9 @@ class AnchoringParams(Value):
     """True on the chain that records the others."""
     every_blocks: U32
     """A relay anchors a chain whenever it has grown by this many blocks."""
-    stale_after_ms: TimeMs
+    stale_after_ms: DurationMs
     """How long a chain may be unheard."""
-    packet_deadline_ms: TimeMs
+    packet_deadline_ms: DurationMs
     """How long news of a fork may take to the other chains."""
     reset_purpose: Name
     """Purpose of a resolution that resets an anchor."""

@@ -7,9 +7,9 @@ from msgspec import Meta
 from hansa.core.codec import (
     U8,
     U32,
-    U63,
     Account,
     ChainName,
+    DurationMs,
     FreeText,
     Name,
     ObjectId,
@@ -87,7 +87,7 @@ class CatalogueParams(Value):
 
     tell: Annotated[tuple[ChainName, ...], Meta(max_length=MAX_CHAINS_TOLD)]
     """Chains whose module orders is told of every change."""
-    packet_lifetime_ms: U63
+    packet_lifetime_ms: DurationMs
     """How long after the block an announcement may still take effect."""
 
 

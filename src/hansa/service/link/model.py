@@ -10,6 +10,7 @@ from hansa.core.codec import (
     U32,
     U63,
     ChainName,
+    DurationMs,
     Name,
     ObjectId,
     Raw32,
@@ -60,7 +61,7 @@ class Client(Value):
 
     chain: ChainName
     trusted: TrustedNetwork
-    trusting_period_ms: TimeMs
+    trusting_period_ms: DurationMs
     """How long after its newest header the client may still be used."""
     latest: Latest
     is_frozen: bool
@@ -98,10 +99,10 @@ class LinkParams(Value):
     """What the genesis says to link on a chain."""
 
     peers: Annotated[tuple[PeerGenesis, ...], Meta(max_length=MAX_PEERS)]
-    trusting_period_ms: TimeMs
-    max_clock_drift_ms: TimeMs
+    trusting_period_ms: DurationMs
+    max_clock_drift_ms: DurationMs
     """How far a header's time may lie ahead of this chain's block time."""
-    heartbeat_ms: TimeMs
+    heartbeat_ms: DurationMs
     """How often the chain makes an entry though nobody asks for one, so that its newest header
     stays young enough to renew the clients that others have of it; 0 for never."""
     open_purpose: Name
@@ -160,7 +161,7 @@ class OpenClient(Message, tag=message_number(1, 4)):
 
     chain: ChainName
     trusted: TrustedNetwork
-    trusting_period_ms: TimeMs
+    trusting_period_ms: DurationMs
     resolution: ObjectId
     """Passed for the open purpose and :func:`compute_subject` of this message."""
 
@@ -171,7 +172,7 @@ class RecoverClient(Message, tag=message_number(1, 5)):
     chain: ChainName
     trusted: TrustedNetwork
     """Of the same network; the validators may be others than before."""
-    trusting_period_ms: TimeMs
+    trusting_period_ms: DurationMs
     header: HeaderBytes
     """The history that is believed from now on."""
     finality: Finality

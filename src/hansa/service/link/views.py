@@ -49,7 +49,7 @@ PACKETS: Final = sa.Table(
     sa.Column("status", sa.String(8), nullable=False),
     sa.Column("deadline_ms", sa.BigInteger, nullable=False),
     sa.Column("sent_height", sa.BigInteger, nullable=False),
-    sa.Column("error", sa.Integer, nullable=False),
+    sa.Column("error", sa.BigInteger, nullable=False),
     sa.Column("error_text", sa.Text, nullable=False),
     *place_columns(),
     sa.Index("link_packets_by_status", "status", "id"),

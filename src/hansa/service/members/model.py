@@ -411,7 +411,7 @@ class NotRegistry(Rejected):
 
 class NewsMalformed(Rejected):
     number = 2006
-    says = "payload: expected news, got {given}"
+    says = "payload: expected news, got {given} other bytes"
 
 
 class UnknownOrganisation(Rejected):

@@ -13,6 +13,7 @@ from hansa.core.codec import (
     Account,
     ChainName,
     Currency,
+    DurationMs,
     FreeText,
     Name,
     ObjectId,
@@ -298,7 +299,7 @@ class OrdersParams(Value):
     """The only chain that is believed about products."""
     logistics_chain: ChainName
     """The only chain that is believed about shipments, and that opens them."""
-    return_answer_ms: U63
+    return_answer_ms: DurationMs
     """How long the seller may take to answer a request to return goods."""
 
 
@@ -672,7 +673,7 @@ class WrongSource(Rejected):
 
 class MalformedPacket(Rejected):
     number = 5020
-    says = "packet: expected a report on a product or shipment, got {given}"
+    says = "packet: expected a report on a product or shipment, got {given} other bytes"
 
 
 MESSAGES: Final = (

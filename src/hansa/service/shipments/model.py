@@ -353,7 +353,7 @@ class WrongSource(Rejected):
 
 class MalformedPacket(Rejected):
     number = 6010
-    says = "payload: expected a packet for shipments, got {given}"
+    says = "payload: expected a packet for shipments, got {given} other bytes"
 
 
 class DuplicateOrder(Rejected):

@@ -1,6 +1,5 @@
 """Reading the objects of one kind: a page of them, and one alone. Modules' route files use it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from litestar import get
@@ -16,11 +15,15 @@ from hansa.interface.http.schemas import MIN_HEIGHT, make_operation, make_page_o
 def make_kind_routes(door: Door, *names: str) -> list[HTTPRouteHandler]:
     """Return list and show of kinds, by singular name; those not hosted here have none."""
     kinds = [door.node.kinds[name] for name in names if name in door.node.kinds]
-    return [route for kind in kinds for route in _make_routes(door, kind)]
+    return [
+        route
+        for kind in kinds
+        for route in (make_list_route(door, kind), make_show_route(door, kind))
+    ]
 
 
-def _make_routes(door: Door, kind: Kind) -> Sequence[HTTPRouteHandler]:
-    readable = kind.name.replace("_", " ")
+def make_list_route(door: Door, kind: Kind) -> HTTPRouteHandler:
+    """Return the route of a kind's pages."""
 
     @get(
         f"/v1/{kind.plural}",
@@ -39,10 +42,18 @@ def _make_routes(door: Door, kind: Kind) -> Sequence[HTTPRouteHandler]:
         height = read_integer(request, "min_height", 0)
         return door.answers.page(kind.plural, filters, query.get("cursor"), limit, height)
 
+    return list_objects
+
+
+def make_show_route(
+    door: Door, kind: Kind, summary: str = "One {kind} with its timeline over all chains"
+) -> HTTPRouteHandler:
+    """Return the route of one object; ``summary`` says what is shown of it."""
+
     @get(
         f"/v1/{kind.plural}/{{identifier:str}}",
         operation_id=f"show_{kind.name}",
-        summary=f"One {readable} with its timeline over all chains",
+        summary=summary.format(kind=kind.name.replace("_", " ")),
         operation_class=make_operation(parameters=[MIN_HEIGHT]),
         guards=[door.access.guard_reading],
         tags=[kind.plural],
@@ -52,4 +63,4 @@ def _make_routes(door: Door, kind: Kind) -> Sequence[HTTPRouteHandler]:
         height = read_integer(request, "min_height", 0)
         return door.answers.show(kind.plural, identifier, height)
 
-    return list_objects, show_object
+    return show_object

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
-from litestar import Response, get, post
+from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.spec import OpenAPIType, Schema
-from litestar.params import FromPath
 from msgspec import Meta, Struct
 
 from hansa.core.block import Receipt
 from hansa.core.codec import encode
 from hansa.core.finality import FinalHeader
+from hansa.core.readmodel import TRANSACTION
 from hansa.core.transaction import MAX_TRANSACTION_BYTES
 from hansa.interface.answers import Verdict
 from hansa.interface.http.door import (
@@ -22,13 +22,13 @@ from hansa.interface.http.door import (
     Asked,
     Door,
     answer_once,
-    read_integer,
     read_text,
     wait_for,
 )
 from hansa.interface.http.limits import MAX_BATCH, StoredAnswer
 from hansa.interface.http.problems import BadParameter, BatchTooLong, describe
-from hansa.interface.http.schemas import BINARY, MIN_HEIGHT, STRING, make_operation, make_query
+from hansa.interface.http.routes.objects import make_list_route, make_show_route
+from hansa.interface.http.schemas import BINARY, STRING, make_operation, make_query
 from hansa.network.solo import Inclusion
 
 MSGPACK: Final = "application/msgpack"
@@ -94,19 +94,12 @@ def make_routes(door: Door) -> list[HTTPRouteHandler]:
         caller = request.client.host if request.client else ""
         return await answer_once(door, request, caller, lambda: _submit(door, request))
 
-    @get(
-        "/v1/transactions/{digest:str}",
-        operation_id="show_transaction",
-        summary="A judged transaction by the digest of its envelope, with its events",
-        operation_class=make_operation(parameters=[MIN_HEIGHT]),
-        guards=[door.access.guard_reading],
-        tags=["transactions"],
-        sync_to_thread=True,
-    )
-    def show_transaction(request: Asked, digest: FromPath[str]) -> dict[str, Any]:
-        return door.answers.transaction(digest, read_integer(request, "min_height", 0))
-
-    return [submit, show_transaction]
+    summary = "A judged transaction by the digest of its envelope, with its events"
+    return [
+        submit,
+        make_list_route(door, TRANSACTION),
+        make_show_route(door, TRANSACTION, summary),
+    ]
 
 
 async def _submit(door: Door, request: Asked) -> StoredAnswer:
