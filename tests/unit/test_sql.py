@@ -1,6 +1,7 @@
 """The SQL engine: SQLite with readers beside a writer, bulk insertion, URLs."""
 
 import datetime
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
@@ -23,7 +24,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from hansa.storage.sql import bulk_insert, database_url, open_engine
+from hansa.storage.sql import (
+    bulk_insert,
+    bulk_upsert,
+    database_url,
+    open_engine,
+    show_database,
+)
 
 METADATA = MetaData()
 ACCOUNTS = Table(
@@ -58,6 +65,13 @@ URLS = [
 def test_urls_get_their_driver(given: str, expected: str) -> None:
     """A path is SQLite; a URL gets the driver that is installed."""
     assert expected == database_url(given).render_as_string(hide_password=False)
+
+
+def test_a_shown_database_has_no_password() -> None:
+    """What a message says of a database is its path, or its URL without the secret."""
+    assert "/srv/read.db" == show_database("/srv/read.db")
+    shown = show_database("postgresql://node:secret@db/hansa")
+    assert "postgresql+psycopg://node:***@db/hansa" == shown
 
 
 def test_other_databases_are_refused() -> None:
@@ -95,6 +109,21 @@ def test_bulk_insert_converts_as_the_types_ask(tmp_path: Path, as_mappings: bool
     with engine.connect() as connection:
         found = connection.execute(select(ACCOUNTS).order_by(ACCOUNTS.c.id))
         assert ROWS == [tuple(row) for row in found]
+
+
+@pytest.mark.parametrize("write", [bulk_insert, bulk_upsert])
+def test_mappings_go_by_name(tmp_path: Path, write: Callable[..., None]) -> None:
+    """Mappings in another order than the table's columns, or without some, land where they say."""
+    engine = open_engine(tmp_path / "read.db")
+    METADATA.create_all(engine)
+    row = dict(zip(ACCOUNTS.columns.keys(), ROWS[0], strict=True))
+    turned = {name: row[name] for name in sorted(row, reverse=True)}
+    with engine.begin() as connection:
+        write(connection, ACCOUNTS, [turned])
+        write(connection, ACCOUNTS, [{"amount_minor": 9, "name": "carl", "id": 3}])
+    with engine.connect() as connection:
+        found = connection.execute(select(ACCOUNTS).order_by(ACCOUNTS.c.id))
+        assert [ROWS[0], (3, "carl", 9, *[None] * 5)] == [tuple(row) for row in found]
 
 
 def test_failed_bulk_insert_leaves_nothing(tmp_path: Path) -> None:

@@ -268,6 +268,8 @@ class ReadModel:
             sort_by_bytes(table)
         for metadata in self._metadata:
             metadata.create_all(engine)
+        self._is_bare = True
+        self.create_indexes()  # Those a break-off in the middle of a rebuild left out.
         self.height = self._read_height()
 
     def _read_height(self) -> int:
@@ -281,11 +283,27 @@ class ReadModel:
         return [table for metadata in self._metadata for table in metadata.sorted_tables]
 
     def reset(self) -> None:
-        """Drop every row, to be built again from the block log."""
+        """Drop every row, to be built again from the block log, and the indexes until it is.
+
+        Filling many rows first and indexing them after takes half the time.
+        """
         with self.engine.begin() as connection:
             for table in reversed(self.tables):
+                for index in table.indexes:
+                    index.drop(connection, checkfirst=True)
                 connection.execute(sa.delete(table))
         self.height = -1
+        self._is_bare = True
+
+    def create_indexes(self) -> None:
+        """Create the indexes that are missing; nothing to do but after a reset."""
+        if not self._is_bare:
+            return
+        with self.engine.begin() as connection:
+            for table in self.tables:
+                for index in table.indexes:
+                    index.create(connection, checkfirst=True)
+        self._is_bare = False
 
     def project(self, records: Sequence[BlockRecord]) -> None:
         """Take consecutive blocks, the first being the next one due, in one SQL transaction."""

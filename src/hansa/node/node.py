@@ -1,8 +1,8 @@
 """The node: one process that hosts all chains of a network on a home folder."""
 
 import errno
-import logging
 import gc
+import logging
 import threading
 import time
 from collections import deque
@@ -34,6 +34,9 @@ from hansa.storage.lock import HomeLock
 from hansa.storage.sql import open_engine, show_database
 
 T = TypeVar("T")
+
+REBUILD_BLOCKS: Final = 100
+"""From so many blocks on, an empty read model is filled before it is indexed."""
 
 PROJECTED_BLOCKS: Final = 64
 PROJECTED_RECEIPTS: Final = 10_000
@@ -229,6 +232,8 @@ class Node:
                 self.project_pending()
         finally:
             self._let_go()
+            # What stays frozen is never taken apart at exit; a library that counts would complain.
+            gc.unfreeze()
 
     def _let_go(self) -> None:
         self.read_model.engine.dispose()
@@ -317,9 +322,12 @@ class Node:
     def project_pending(self) -> None:
         """Bring the read model to the last durable block, in the calling thread."""
         total = self.ledger.height
+        if self.read_model.height < 0 and total >= REBUILD_BLOCKS:
+            self.read_model.reset()
         while (first := self.read_model.height + 1) <= self.ledger.height:
             self.read_model.project(self._gather_blocks(first))
             self._progress("building the read model", self.read_model.height, total)
+        self.read_model.create_indexes()
 
     def _gather_blocks(self, first: int) -> list[BlockRecord]:
         """Return some blocks from a height on: at least one, and not much more than is allowed."""

@@ -114,6 +114,8 @@ def _sqlite_insert(
     table: Table, names: tuple[str, ...], *, replace: bool
 ) -> tuple[str, tuple[Callable[[Any], Any] | None, ...], Callable[[Any], tuple[Any, ...]]]:
     """The statement, what each column's type asks of a value, and what picks a row's values."""
+    # The statement has its places in the table's order, whatever the order of the mappings.
+    names = tuple(sorted(names, key=list(table.columns.keys()).index))
     dialect = sqlite.dialect(paramstyle="qmark")
     insert = table.insert().prefix_with("OR REPLACE") if replace else table.insert()
     statement = str(insert.compile(dialect=dialect, column_keys=list(names)))

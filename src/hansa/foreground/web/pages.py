@@ -18,7 +18,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from hansa.core.proof import MAX_BUNDLE_BYTES
 from hansa.core.prover import NotThere
-from hansa.core.readmodel import Kind
+from hansa.core.readmodel import TRANSACTION, Kind
 from hansa.foreground.web.assets import load_assets
 from hansa.foreground.web.live import (
     FragmentCache,
@@ -324,16 +324,16 @@ def _make_handlers(site: Site) -> list[BaseRouteHandler]:
         proof = site.node.prove(kind, identifier)
         return _answer_verdict(site, request, _object_file(kind, identifier), proof)
 
+    @get("/transactions", sync_to_thread=True)
+    def list_transactions(request: AnyRequest, before: FromQuery[str | None] = None) -> Page:
+        # Their own pages' address would otherwise hide the list's.
+        return _answer_list(site, request, TRANSACTION, before)
+
     @get("/{plural:str}", sync_to_thread=True)
     def list_objects(
         request: AnyRequest, plural: FromPath[str], before: FromQuery[str | None] = None
     ) -> Page:
-        kind = questions.find_kind(plural)
-        asked = {
-            name: value for name, value in request.query_params.items() if name in kind.filters
-        }
-        context = site.list_page(kind, asked, _read_cursor(before))
-        return site.page(request, "objects/list.html", context)
+        return _answer_list(site, request, questions.find_kind(plural), before)
 
     @get("/{plural:str}/{identifier:str}", sync_to_thread=True)
     def show_object(request: AnyRequest, plural: FromPath[str], identifier: FromPath[str]) -> Page:
@@ -353,9 +353,16 @@ def _make_handlers(site: Site) -> list[BaseRouteHandler]:
         judge_file,
         verify_place,
         verify_object,
+        list_transactions,
         list_objects,
         show_object,
     ]
+
+
+def _answer_list(site: Site, request: AnyRequest, kind: Kind, before: str | None) -> Page:
+    asked = {name: value for name, value in request.query_params.items() if name in kind.filters}
+    context = site.list_page(kind, asked, _read_cursor(before))
+    return site.page(request, "objects/list.html", context)
 
 
 def _answer_verdict(site: Site, request: AnyRequest, title: str, proof: bytes) -> Page:
