@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the system's binaries, in a folder of its own, reached by a socket alone."""
+"""A PostgreSQL server of the system's binaries, in a folder of its own, behind a socket."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def _ask(process: subprocess.Popen[str], request: str) -> tuple[str, int]:
     assert process.stdout is not None
     process.stdin.write(request)
     process.stdin.flush()
-    lines = []
+    lines: list[str] = []
     for line in process.stdout:
         if line.startswith(_END):
             return trim("".join(lines)), int(line.split()[-1])

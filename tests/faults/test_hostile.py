@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
 from tests.ledger_harness import (
     BUYER,
+    FORWARDER,
+    ISSUER,
+    PLATFORM,
     SELLER,
     Harness,
     RecordingLink,
+    expect,
     make_account,
     make_digest,
     make_members_params,
@@ -44,7 +49,7 @@ from hansa.core.proof import (
     pack_bundle,
     verify_bundle,
 )
-from hansa.core.readmodel import HISTORY, METADATA, Batch
+from hansa.core.readmodel import HISTORY, MAX_HISTORY, METADATA, Batch, ReadModel
 from hansa.network.solo import Inclusion, SoloEngine
 from hansa.service.anchoring.model import AnchoringParams
 from hansa.service.catalogue.model import CatalogueParams
@@ -52,10 +57,17 @@ from hansa.service.link.model import LinkParams
 from hansa.service.members import rules as members_rules
 from hansa.service.members.model import (
     MAX_REFUSALS,
+    AccountTaken,
+    Admit,
     Customer,
+    Grant,
+    NewCustomer,
     News,
     NewsUndelivered,
+    Propose,
+    RegisterCustomers,
     Republish,
+    Vote,
     compute_founder_id,
 )
 from hansa.service.members.model import MODULE as MEMBERS
@@ -257,3 +269,48 @@ def test_an_event_nested_deeply_is_judged() -> None:
         for claim in (fact, DisclosureFact(fact, salt, b"content"))
     ]
     assert [Outcome.VALID, Outcome.INVALID] == outcomes
+
+
+# What most members decide, no single one undoes.
+
+
+@pytest.mark.parametrize("way", ["as a customer's", "as its own"])
+def test_one_member_cannot_void_an_admission(way: str) -> None:
+    """The account of a newcomer's owner is nobody else's while the members vote on him."""
+    registry = make_members("anchor", RecordingLink("trade", "product", "logistics"))
+    owner = make_account("newcomer")
+    entry = NewCustomer(owner, "GB", make_digest("file"))
+    taking = RegisterCustomers((entry,)) if way == "as a customer's" else Grant(owner, ())
+    admit = Admit("Newcomer", "GB", ("buyer",), "", owner)
+    proposal = registry.submit(Propose(admit), by=SELLER)[0].proposal
+    expect(AccountTaken, registry, registry.submit, taking, by=FORWARDER)
+    for voter in (BUYER, ISSUER, PLATFORM):
+        registry.submit(Vote(proposal.id, True), by=voter)
+    expect(AccountTaken, registry, registry.submit, taking, by=FORWARDER)
+    other = registry.submit(Propose(replace(admit, owner=make_account("other"))), by=SELLER)
+    registry.advance_to(other[0].proposal.until_ms + 1)
+    statuses = [row.status for row in registry.rows(members_rules.PROPOSALS).values()]
+    assert ["failed", "passed"] == sorted(statuses)
+    entry = NewCustomer(make_account("other"), "GB", make_digest("file"))
+    assert registry.submit(RegisterCustomers((entry,)), by=FORWARDER)
+
+
+def test_a_long_history_is_told_from_its_end() -> None:
+    """An account that made a fact again and again can't have a node prove them all at once."""
+    model = ReadModel(sa.create_engine("sqlite://", poolclass=sa.StaticPool), {}, {})
+    rows = [
+        {
+            "subject": "aa",
+            "chain": "trade",
+            "leaf": leaf,
+            "event_index": 0,
+            "height": leaf,
+            "time_ms": 1,
+            "name": "bank.already_done",
+            "transaction": None,
+        }
+        for leaf in range(MAX_HISTORY + 2)
+    ]
+    with model.engine.begin() as connection:
+        bulk_insert(connection, HISTORY, rows)
+    assert rows[2:] == model.get_history("aa")

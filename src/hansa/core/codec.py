@@ -350,4 +350,5 @@ def _convert_field(annotation: Any, value: Any, field: str) -> Any:
     try:
         return msgspec.convert(built, annotation, builtin_types=(bytes,), from_attributes=True)
     except msgspec.ValidationError as error:
-        raise Malformed(field=field, expected="a value in bounds", given=str(error)) from None
+        expected = str(error).removeprefix("Expected ")
+        raise Malformed(field=field, expected=expected, given=value) from None

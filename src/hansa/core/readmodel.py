@@ -121,6 +121,11 @@ PROGRESS = sa.Table(
 """The height the read model stands at, written in the same SQL transaction as the rows."""
 
 
+MAX_HISTORY: Final = 500
+"""Facts told of one object at a time. Its owner can make as many as he likes, by paying one thing
+again and again, and each costs whoever proves it all the reading of a block."""
+
+
 class Batch:
     """Rows of many facts, gathered in memory and written at once: newest row per key wins."""
 
@@ -404,13 +409,14 @@ class ReadModel:
                 break
         return found
 
-    def get_history(self, subject: str) -> list[dict[str, Any]]:
-        """Return what happened to an object on all chains, in order of time."""
+    def get_history(self, subject: str, limit: int = MAX_HISTORY) -> list[dict[str, Any]]:
+        """Return what happened last to an object on all chains, in order of time."""
         if NUL in subject:
             return []
+        columns = ("time_ms", "height", "chain", "leaf", "event_index")
+        newest_first = [HISTORY.c[name].desc() for name in columns]
         query = sa.select(HISTORY).where(HISTORY.c.subject == subject)
-        order = (HISTORY.c.time_ms, HISTORY.c.height, HISTORY.c.chain, HISTORY.c.leaf)
-        return self._rows(query.order_by(*order, HISTORY.c.event_index))
+        return self._rows(query.order_by(*newest_first).limit(limit))[::-1]
 
     def get_transaction(self, digest: str) -> dict[str, Any] | None:
         """Return a judged transaction by its envelope's digest in hex, or None."""

@@ -289,7 +289,7 @@ class SoloEngine:
             raise
 
     def step(self) -> NetworkBlock | None:
-        """Make one block of what waits, in the calling thread; for simulations, never beside start.
+        """Make a block of what waits (more if one is full), in the calling thread, never beside start.
 
         Returns None where there was nothing to do.
         """

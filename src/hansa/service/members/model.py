@@ -241,6 +241,15 @@ class MembersParams(Settings):
     founders: Annotated[tuple[Founder, ...], Meta(min_length=1, max_length=MAX_ORGANISATIONS)]
 
 
+class Reserved(Value):
+    """An account that an admission put to the vote names as the owner's."""
+
+    organisation: ObjectId
+    """The proposal, whose id the organisation will have."""
+    until_ms: TimeMs
+    """Last block time for votes; free again after it."""
+
+
 class Roster(Value):
     """How many organisations are admitted now."""
 

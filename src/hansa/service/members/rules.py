@@ -53,6 +53,7 @@ from hansa.service.members.model import (
     RegisterCustomers,
     Reinstate,
     Republish,
+    Reserved,
     ResolutionDiffers,
     ResolutionLapsed,
     ResolutionTaken,
@@ -95,6 +96,8 @@ ROSTER: Final = Table(MODULE, 4, Roster)
 """One record, under the empty key."""
 DISPATCHES: Final = Table(MODULE, 5, Dispatch)
 """By destination and sequence (8 bytes)."""
+RESERVED: Final = Table(MODULE, 6, Reserved)
+"""By account."""
 
 DEADLINES: Final = Deadlines(MODULE)
 """Keys are ids of proposals."""
@@ -142,6 +145,10 @@ class MembersRules:
         )
         PROPOSALS.put(ctx, proposal.id, proposal)
         DEADLINES.schedule(ctx, proposal.until_ms, proposal.id)
+        if isinstance(msg.action, Admit):
+            # Else one member could void the vote of all others: by making the newcomer's account
+            # its own, or its customer's, before they have voted.
+            RESERVED.put(ctx, msg.action.owner, Reserved(proposal.id, proposal.until_ms))
         # EVENTS
         ctx.emit(Proposed(proposal=proposal))
         self._decide(ctx, proposal, is_over=False)
@@ -191,6 +198,8 @@ class MembersRules:
             _check_free(ctx, msg.account)
         if isinstance(old, Customer):
             raise AccountTaken(account=msg.account, organisation=old.organisation)
+        if old is None or not old.is_active:
+            _check_unreserved(ctx, msg.account)
         # EFFECTS, EVENTS
         self._put_grant(ctx, _make_grant(old, msg.account, organisation.id, msg.rights, True))
 
@@ -224,6 +233,7 @@ class MembersRules:
             _check_country(entry.country)
             old = added.get(entry.account) or PARTIES.get(ctx, entry.account)
             if not _is_registered(ctx, organisation, entry, old):
+                _check_unreserved(ctx, entry.account)
                 added[entry.account] = _make_customer(old, organisation, entry)
         # EFFECTS
         customers = tuple(added.values())
@@ -655,6 +665,12 @@ def _check_free(ctx: Context, account: bytes) -> None:
     ):
         return
     raise AccountTaken(account=account, organisation=party.organisation)
+
+
+def _check_unreserved(ctx: Context, account: bytes) -> None:
+    reserved = RESERVED.get(ctx, account)
+    if reserved is not None and ctx.time_ms <= reserved.until_ms:
+        raise AccountTaken(account=account, organisation=reserved.organisation)
 
 
 def _is_expelled(ctx: Context, organisation_id: bytes) -> bool:
