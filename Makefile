@@ -12,7 +12,7 @@ WORKERS ?= 2
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --only-binary :all: --require-hashes
 CATALOGUES := $(patsubst %.po,%.mo,$(shell find src -name '*.po' 2>/dev/null))
 
-.PHONY: help setup setup-dev run test lint bench soak format clean requirements chromium \
+.PHONY: help setup setup-dev run test lint bench soak format clean requirements chromium postgresql \
 	lint-style lint-format lint-types lint-imports lint-determinism lint-addresses
 
 help:
@@ -76,7 +76,19 @@ chromium:
 		echo "the browser's tests need Chromium: sudo apt-get install chromium" >&2; exit 1; \
 	fi
 
-test: setup-dev chromium
+# The read model's tests start a server of their own from these binaries; no service is needed.
+postgresql:
+	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; then \
+		exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing PostgreSQL for the read model's tests: a minute or two."; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install --yes --no-install-recommends postgresql; \
+	else \
+		echo "the read model's tests need PostgreSQL: sudo apt-get install postgresql" >&2; exit 1; \
+	fi
+
+test: setup-dev chromium postgresql
 	@echo "Running every test on $(WORKERS) workers: some minutes."
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 

@@ -17,6 +17,8 @@ from tests.ledger_harness import (
 from hansa.core.codec import encode
 from hansa.service.members.model import (
     MODULE as MEMBERS,
+)
+from hansa.service.members.model import (
     AccountGrant,
     Founder,
     MembersParams,

@@ -91,7 +91,7 @@ ALLOWANCES: tuple[Allowance, ...] = (
     Allowance(
         "src/hansa/core/ledger.py",
         "import of concurrent",
-        "roots of state snapshots are computed beside the path; the result enters at a fixed height",
+        "state roots are computed beside the path; the result enters at a fixed height",
     ),
     Allowance(
         "src/hansa/core/ledger.py",

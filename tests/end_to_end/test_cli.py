@@ -369,6 +369,22 @@ def test_show_a_transaction(home: Path, transfer: str) -> None:
     assert shown["verified"] is True
 
 
+def test_list_transactions(home: Path, transfer: str) -> None:
+    """What was asked of a chain is a list like any other, verified, narrowed by who signed."""
+    every = hansa("list", "transactions", "--home", home, "--json").document["items"]
+    signer = next(item["signer"] for item in every if item["id"] == transfer)
+    narrowed = hansa(
+        "list", "transaction", "--filter", f"signer={signer}", "--filter", "chain=trade",
+        "--filter", "error=0", "--home", home, "--json",
+    ).document["items"]  # fmt: skip
+    assert {(True, signer)} == {(item["verified"], item["signer"]) for item in narrowed}
+    assert {transfer} <= {item["id"] for item in narrowed} <= {item["id"] for item in every}
+    table = hansa("list", "transactions", "--home", home).stdout
+    assert "bank.issue" in table
+    wrong = hansa("list", "transactions", "--filter", "error=many", "--home", home)
+    assert (2, 1) == (wrong.status, wrong.stderr.count("\n"))
+
+
 # Refusals.
 
 WRONG: Final = [

@@ -23,6 +23,7 @@ from tests.end_to_end.node_world import (
 from hansa.core.block import decode_header
 from hansa.core.errors import OperatorError
 from hansa.core.proof import Outcome, verify_bundle
+from hansa.core.transaction import envelope_digest
 from hansa.interface.http.app import HttpServer
 from hansa.interface.http.limits import IdempotencyKeys, RateLimiter, StoredAnswer, read_limits
 from hansa.interface.http.problems import IdempotencyKeyReused, RateExceeded, RequestInProgress
@@ -100,7 +101,48 @@ def test_a_filter_narrows(http: httpx.Client) -> None:
     assert items[0]["posted_minor"] >= FUNDS_MINOR
 
 
+def test_every_transaction_is_on_a_page(node: Node, http: httpx.Client) -> None:
+    """Pages of transactions hold each that was judged once, refused ones too, and are narrowed."""
+    refused = submit(http, write_envelope(node, make_transfer("a list", 10**12), lane=70)).json()
+    assert node.wait_projected(refused["height"])
+    listed: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while cursor is not None or not listed:
+        params: dict[str, Any] = {"limit": 3, **({"cursor": cursor} if cursor else {})}
+        page = http.get("/v1/transactions", params=params).json()
+        listed, cursor = listed + page["items"], page["next"]
+    judged = {
+        envelope_digest(envelope).hex()
+        for record in node.ledger.iterate_blocks(0)
+        for part in record.chains
+        for envelope in part.envelopes
+    }
+    assert judged == {item["id"] for item in listed}
+    assert len(judged) == len(listed)
+    number = refused["error"]["number"]
+    filters = {"signer": account_of("alice").hex(), "chain": "trade", "error": number}
+    narrowed = http.get("/v1/transactions", params=filters).json()["items"]
+    assert refused["digest"] in {item["id"] for item in narrowed}
+    assert {number} == {item["error"] for item in narrowed}
+    shown = http.get(f"/v1/transactions/{refused['digest']}").json()
+    row = next(item for item in listed if item["id"] == refused["digest"])
+    assert row == {name: shown[name] for name in row}
+    assert [] == shown["events"]
+    found = http.get("/v1/search", params={"q": refused["digest"][:20]}).json()["items"]
+    assert [("transaction", refused["digest"])] == [(i["kind"], i["id"]) for i in found]
+
+
+def test_what_is_found_says_its_kind(http: httpx.Client) -> None:
+    """An account has a kind of its own, which is not the one it is asked for by."""
+    account = account_of("alice").hex()
+    found = http.get("/v1/search", params={"q": account}).json()["items"]
+    assert ("account", account) in {(item["kind"], item["id"]) for item in found}
+
+
 BAD_QUESTIONS = [
+    ("filter no number", "/v1/transactions?error=many", (400, 901)),
+    ("filter no row can have", "/v1/orders?status=%00", (400, 901)),
+    ("id no row can have", "/v1/orders/%00", (404, None)),
     ("unknown filter", "/v1/orders?colour=red", (400, 901)),
     ("limit of zero", "/v1/orders?limit=0", (400, 901)),
     ("limit too high", "/v1/orders?limit=201", (400, 901)),

@@ -104,6 +104,26 @@ def test_a_rules_no_is_raised_with_its_proof(client: Client) -> None:
     assert client.send("trade", [make_transfer(f"after {id(client)}")], ["alice"]).is_verified
 
 
+def test_transactions_are_listed_with_their_proofs(client: Client) -> None:
+    """Who asked, what for and what came of it is that of the entry, taken or refused."""
+    taken = client.send("trade", [make_transfer(f"listed {id(client)}")], ["alice"])
+    with pytest.raises(RuleRefused) as caught:
+        client.send("trade", [make_transfer(f"listed no {id(client)}", 10**12)], ["alice"])
+    refused = caught.value.outcome
+    mine = {"signer": account_of("alice").hex(), "chain": "trade"}
+    listed = {item["id"]: item for item in client.list("transactions", mine)["items"]}
+    assert {True} == {item["verified"] for item in listed.values()}
+    assert [0, 3007] == [listed[o.digest.hex()]["error"] for o in (taken, refused)]
+    shown = client.show("transactions", taken.digest.hex())
+    assert (True, "bank.transfer") == (shown["verified"], shown["messages"])
+    assert ["transferred"] == [event["type"] for event in shown["events"]]
+    only = client.list("transactions", {"error": "3007"}, limit=200)["items"]
+    assert refused.digest.hex() in {item["id"] for item in only}
+    assert {3007} == {item["error"] for item in only}
+    assert client.search(taken.digest.hex())["items"][0]["verified"]
+    assert client.search(account_of("alice").hex())["items"]
+
+
 def test_the_sequence_is_learned_anew(client: Client, node: Node) -> None:
     """Somebody else signing on the same lane costs a round, not the transaction."""
     client.send("trade", [make_transfer(f"mine {id(client)}")], ["alice"])
@@ -252,6 +272,36 @@ def test_a_lie_about_an_object_is_found_out(node: Node) -> None:
     with pytest.raises(Unbelievable, match="expected what its proven event says"):
         client.list("organisations")
     assert [False] == [item["verified"] for item in client.balance(account_of("alice"))["items"]]
+
+
+TRANSACTION_LIES: list[tuple[str, Any]] = [
+    ("id", "01" + "ab" * 32),
+    ("signer", "ab" * 20),
+    ("messages", "bank.issue"),
+    ("height", 0),
+    ("position", 99),
+    ("error", 3007),
+    ("error_text", "never"),
+    ("leaf", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), TRANSACTION_LIES, ids=[c[0] for c in TRANSACTION_LIES])
+def test_a_lie_about_a_transaction_is_found_out(node: Node, name: str, value: Any) -> None:
+    """A row about a transaction is believed only as entry, receipt and envelope have it."""
+    honest = Client(LocalTransport(node), SANDBOX_KEYS, make_trust(node.genesis), lanes=[43])
+    honest.send("trade", [make_transfer(f"a lie about {name}")], ["alice"])
+
+    def lie(what: str, answer: Any) -> Any:
+        if what in ("page", "search"):
+            answer["items"][0][name] = value
+        return answer
+
+    client = Client(LyingTransport(node, lie), SANDBOX_KEYS, make_trust(node.genesis))
+    with pytest.raises(Unbelievable):
+        client.list("transactions", {"chain": "trade"})
+    with pytest.raises(Unbelievable):
+        client.search("bank.transfer")
 
 
 def test_a_balance_of_somebody_else_is_no_proof(node: Node) -> None:

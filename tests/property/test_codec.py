@@ -501,3 +501,9 @@ def check_refused_or_canonical(chain: str, data: bytes) -> None:
         return
     signatures = tuple(signature for _, signature, _ in transaction.claims)
     assert data == encode(Envelope(encode(transaction.body), signatures))
+
+
+def test_half_a_surrogate_pair_is_refused_by_name() -> None:
+    """JSON can spell what UTF-8 cannot hold; the field is named and nothing crashes."""
+    with pytest.raises(Malformed, match=r"name: expected Unicode text, got"):
+        from_readable(str, "\ud800", "name")

@@ -36,7 +36,7 @@ from hansa.core.packet import (
     compute_outbox_root,
     make_pages,
 )
-from hansa.core.readmodel import Batch, Fact, event_name
+from hansa.core.readmodel import METADATA, Batch, Fact, event_name
 from hansa.service.link import model
 from hansa.service.link.model import (
     ERRORS,
@@ -527,7 +527,8 @@ def _events(world: World, chain: str) -> list[Fact]:
 def _rows(facts: list[Fact], table: sa.Table) -> list[dict[str, Any]]:
     batch = Batch()
     engine = sa.create_engine("sqlite://")
-    VIEWS.metadata.create_all(engine)
+    for metadata in (METADATA, VIEWS.metadata):
+        metadata.create_all(engine)
     for fact in facts:
         if type(fact.event) in VIEWS.projections:
             VIEWS.projections[type(fact.event)](batch, fact)

@@ -9,6 +9,7 @@ import pytest
 from tools.update_catalogues import collect, find_untranslated, list_catalogues
 
 from hansa.core.codec import readable_name
+from hansa.core.readmodel import TRANSACTION
 from hansa.foreground.web import wording
 from hansa.foreground.web.assets import STATIC
 from hansa.foreground.web.figures import (
@@ -78,6 +79,7 @@ def test_every_message_event_kind_and_column_has_a_word() -> None:
         for event in module.views.projections
     }
     kinds = [kind for module in MODULES.values() for kind in module.views.kinds]
+    kinds.append(TRANSACTION)
     columns = {name for kind in kinds for name in (*kind.columns, *kind.table.columns.keys())}
     assert set() == messages - set(wording.MESSAGES)
     assert set() == events - set(wording.EVENTS)

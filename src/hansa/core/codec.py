@@ -270,6 +270,8 @@ def _build(annotation: Any, value: Any, field: str) -> Any:
         return _build(get_args(annotation)[0], value, field)
     if annotation is bytes:
         return _bytes_from_hex(value, field)
+    if annotation is str and isinstance(value, str):
+        return _checked_unicode(value, field)
     if origin is Literal or annotation in (int, str, bool) or annotation is type(None):
         return value
     if origin in (Union, types.UnionType):
@@ -278,6 +280,15 @@ def _build(annotation: Any, value: Any, field: str) -> Any:
         return _build_items(get_args(annotation), value, field)
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return _build_struct(annotation, value, field)
+    return value
+
+
+def _checked_unicode(value: str, field: str) -> str:
+    """JSON can escape half a surrogate pair, which no UTF-8 can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Malformed(field=field, expected="Unicode text", given=ascii(value)) from None
     return value
 
 

@@ -147,14 +147,14 @@ class Batch:
             rows = self.inserts[table] = []
         rows.append(row)
 
-    def note(self, fact: Fact, *subjects: bytes) -> None:
-        """Add the fact to the history of these objects.
+    def note(self, fact: Fact, *subjects: bytes | str) -> None:
+        """Add the fact to the history of these objects, by id, or by name where that is text.
 
         One object named twice is one row: packets of another chain name what they like, and a
         second row with one key would stop the read model for good.
         """
         for subject in subjects:
-            name = subject.hex()
+            name = subject.hex() if isinstance(subject, bytes) else subject
             self.put(
                 HISTORY,
                 (name, fact.chain, fact.leaf, fact.event_index),

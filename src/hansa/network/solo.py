@@ -289,7 +289,7 @@ class SoloEngine:
             raise
 
     def step(self) -> NetworkBlock | None:
-        """Make a block of what waits (more if one is full), in the calling thread, never beside start.
+        """Make a block of what waits, or more if one is full; for simulations, never beside start.
 
         Returns None where there was nothing to do.
         """

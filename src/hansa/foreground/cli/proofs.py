@@ -40,7 +40,7 @@ def proof(
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
-    """Take every fact about an object out of the ledger as one file that anyone can verify."""
+    """Take the facts about an object out of the ledger as one file that anyone can verify."""
     from hansa.foreground.cli.kinds import find_kind
     from hansa.foreground.cli.session import open_session
 

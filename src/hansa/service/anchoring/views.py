@@ -4,7 +4,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from hansa.core.readmodel import HISTORY, Batch, Fact, Kind, Views, place_columns, place_of
+from hansa.core.readmodel import Batch, Fact, Kind, Views, place_columns, place_of
 from hansa.service.anchoring.model import (
     FORKED,
     LIVE,
@@ -48,23 +48,6 @@ FORKS: Final = sa.Table(
 _STATUS: Final = {LIVE: "live", STALE: "stale", FORKED: "forked"}
 
 
-def _note(batch: Batch, fact: Fact, subject: str) -> None:
-    """Add a fact to the history of something whose id is text."""
-    batch.append(
-        HISTORY,
-        {
-            "subject": subject,
-            "chain": fact.chain,
-            "leaf": fact.leaf,
-            "event_index": fact.event_index,
-            "height": fact.height,
-            "time_ms": fact.time_ms,
-            "name": fact.name,
-            "transaction": fact.transaction,
-        },
-    )
-
-
 def _put_anchor(batch: Batch, fact: Fact) -> None:
     anchor = fact.event.anchor
     row = {
@@ -79,7 +62,7 @@ def _put_anchor(batch: Batch, fact: Fact) -> None:
         **place_of(fact),
     }
     batch.put(ANCHORS, (anchor.chain,), row)
-    _note(batch, fact, anchor.chain)
+    batch.note(fact, anchor.chain)
 
 
 def _put_fork(batch: Batch, fact: Fact, peer: str) -> None:
@@ -87,7 +70,7 @@ def _put_fork(batch: Batch, fact: Fact, peer: str) -> None:
     evidence = fact.event.evidence.hex()
     row = {"id": row_id, "peer": peer, "evidence": evidence, **place_of(fact)}
     batch.put(FORKS, (row_id,), row)
-    _note(batch, fact, row_id)
+    batch.note(fact, row_id)
 
 
 def _on_fork_recorded(batch: Batch, fact: Fact) -> None:

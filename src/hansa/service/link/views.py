@@ -5,7 +5,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hansa.core.packet import DONE, EXPIRED, REFUSED
-from hansa.core.readmodel import HISTORY, Batch, Fact, Kind, Views, place_columns, place_of
+from hansa.core.readmodel import Batch, Fact, Kind, Views, place_columns, place_of
 from hansa.service.link.model import (
     Acknowledged,
     AcknowledgementUnheard,
@@ -60,23 +60,6 @@ PACKETS: Final = sa.Table(
 _STATUS: Final = {DONE: "done", REFUSED: "refused", EXPIRED: "expired"}
 
 
-def _note(batch: Batch, fact: Fact, subject: str) -> None:
-    """Add a fact to the history of something whose id is text."""
-    batch.append(
-        HISTORY,
-        {
-            "subject": subject,
-            "chain": fact.chain,
-            "leaf": fact.leaf,
-            "event_index": fact.event_index,
-            "height": fact.height,
-            "time_ms": fact.time_ms,
-            "name": fact.name,
-            "transaction": fact.transaction,
-        },
-    )
-
-
 def _put_client(batch: Batch, fact: Fact) -> None:
     client = fact.event.client
     latest = client.latest
@@ -99,7 +82,7 @@ def _put_client(batch: Batch, fact: Fact) -> None:
 
 def _put_client_and_note(batch: Batch, fact: Fact) -> None:
     _put_client(batch, fact)
-    _note(batch, fact, f"{fact.chain}:{fact.event.client.chain}")
+    batch.note(fact, f"{fact.chain}:{fact.event.client.chain}")
 
 
 def _put_packet(batch: Batch, fact: Fact, status: str, fields: dict[str, Any]) -> None:
@@ -131,12 +114,12 @@ def _on_acknowledged(batch: Batch, fact: Fact) -> None:
 
 def _on_packet_refused(batch: Batch, fact: Fact) -> None:
     event: PacketRefused = fact.event
-    _note(batch, fact, f"{event.source}:{fact.chain}:{event.sequence}")
+    batch.note(fact, f"{event.source}:{fact.chain}:{event.sequence}")
 
 
 def _on_unheard(batch: Batch, fact: Fact) -> None:
     event: AcknowledgementUnheard = fact.event
-    _note(batch, fact, f"{fact.chain}:{event.destination}:{event.sequence}")
+    batch.note(fact, f"{fact.chain}:{event.destination}:{event.sequence}")
 
 
 def _on_received(batch: Batch, fact: Fact) -> None:

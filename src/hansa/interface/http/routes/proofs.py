@@ -19,7 +19,7 @@ def make_routes(door: Door) -> list[HTTPRouteHandler]:
         "/v1/proofs/{kind:str}/{identifier:str}",
         sync_to_thread=True,
         operation_id="get_proof",
-        summary="The proof file of an object (all facts of its life) or a transaction",
+        summary="The proof file of an object (its life, newest 500 facts) or a transaction",
         operation_class=make_operation(parameters=[MIN_HEIGHT]),
         media_type=OCTETS,
         guards=reading,
