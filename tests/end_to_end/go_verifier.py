@@ -23,6 +23,8 @@ def run_go_verifier(
     go = find_go()
     if go is None:
         raise FileNotFoundError(f"expected go on the PATH or in {USUAL_PLACE}, got none")
+    # Apart, for it says on stderr what it downloads.
+    subprocess.run([go, "mod", "download"], cwd=SOURCE, capture_output=True, check=True)
     options = [] if old is None else ["-old", str(old)]
     return subprocess.run(
         [go, "run", ".", *options, base_url, vkey],

@@ -192,8 +192,7 @@ def test_the_verdict_is_reached_and_left_by_keyboard(shop: Shop, page: Page) -> 
     """Enter asks, the focus goes to the verdict, Escape brings it back."""
     page.goto(f"{shop.url}/orders/{shop.order}")
     asked = page.locator(".whole [data-verify]")
-    asked.focus()
-    page.keyboard.press("Enter")
+    asked.press("Enter")
     expect(page.locator("#verdict")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#verdict .verdict")).to_have_count(0)

@@ -487,7 +487,8 @@ def _judge_parquet(path: Path) -> Iterator[Line | Refusal]:
         raise
     except duckdb.Error as error:
         connection.close()
-        raise UnreadableFile(f"{path}: expected a Parquet file, got: {error}") from error
+        reason = str(error).partition("\n")[0]  # Below it our own SQL.
+        raise UnreadableFile(f"{path}: expected a Parquet file, got: {reason}") from error
     return _judge_rows(path, connection)
 
 

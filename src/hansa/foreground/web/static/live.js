@@ -6,6 +6,8 @@
 
 (() => {
   const page = document.querySelector("[data-live]");
+  const findLink = (root, href) =>
+    [...root.querySelectorAll("[href]")].find((link) => link.getAttribute("href") === href);
 
   function startLive() {
     const slots = [...page.querySelectorAll("[data-slot]")];
@@ -14,8 +16,13 @@
     let isPaused = false;
 
     const show = (state) => { page.dataset.state = state; };
-    const swapInto = (slot) => (event) =>
+    // News must not take the focus from whoever is about to press Enter on a link in it.
+    const swapInto = (slot) => (event) => {
+      const held = slot.contains(document.activeElement) && document.activeElement.getAttribute("href");
       htmx.swap(slot, event.data, { swapStyle: "innerHTML", settleDelay: 0, swapDelay: 0 });
+      const again = held && findLink(slot, held);
+      if (again) again.focus({ preventScroll: true });
+    };
 
     function open() {
       if (source || isPaused || document.hidden) return;
@@ -49,10 +56,16 @@
   if (page) startLive();
 
   // A verdict takes the focus, so that a keyboard or a screen reader is where the news is.
-  let asker = null;
+  // The verdict's own place asks: the link may be replaced by news before the answer is there.
+  let asked = null;
   document.addEventListener("click", (event) => {
     const verify = event.target.closest("[data-verify]");
-    if (verify) asker = verify;
+    const verdict = document.getElementById("verdict");
+    if (verify && verdict && !(event.ctrlKey || event.metaKey || event.shiftKey)) {
+      event.preventDefault();
+      asked = verify.getAttribute("href");
+      htmx.ajax("GET", asked, { source: verdict, target: verdict, swap: "innerHTML" });
+    }
     if (event.target.closest("[data-close]")) closeVerdict();
   });
   document.addEventListener("keydown", (event) => {
@@ -67,6 +80,7 @@
     const verdict = document.getElementById("verdict");
     if (!verdict || !verdict.firstElementChild) return;
     verdict.replaceChildren();
-    if (asker && asker.isConnected) asker.focus();
+    const asker = asked && findLink(document, asked);
+    if (asker) asker.focus();
   }
 })();
