@@ -25,7 +25,8 @@ Drawn by `tools/draw_cli.py` from the commands; change them, not this page.
 `hansa --home DIR` (or HANSA_HOME; `~/.hansa` if neither is given) names the folder of keys and
 files. While a node runs on it, commands go through the node. With `--node URL` (or HANSA_NODE) the
 same command goes to any node; it signs with the keys of the home and believes only what it has
-verified against the home's genesis or `--trust FILE`.
+verified against the home's genesis or `--trust FILE`. A node of real parties answers
+readers with a token, taken from HANSA_TOKEN; the home's own node needs none.
 
 Exit status: 0 done, 1 refused or invalid, 2 wrong use or cannot tell. With `--json` standard output
 carries one JSON document and nothing else; progress and errors go to standard error. An error's

@@ -142,7 +142,7 @@ def test_what_is_found_says_its_kind(http: httpx.Client) -> None:
 BAD_QUESTIONS = [
     ("filter no number", "/v1/transactions?error=many", (400, 901)),
     ("filter no row can have", "/v1/orders?status=%00", (400, 901)),
-    ("id no row can have", "/v1/orders/%00", (404, None)),
+    ("id no row can have", "/v1/orders/%00", (404, 913)),
     ("unknown filter", "/v1/orders?colour=red", (400, 901)),
     ("limit of zero", "/v1/orders?limit=0", (400, 901)),
     ("limit too high", "/v1/orders?limit=201", (400, 901)),
@@ -150,21 +150,21 @@ BAD_QUESTIONS = [
     ("cursor not ours", "/v1/orders?cursor=%21%21", (400, 901)),
     ("cursor of another shape", "/v1/orders?cursor=e30", (400, 901)),
     ("block no number", "/v1/blocks/first", (400, 901)),
-    ("block in the future", "/v1/blocks/999999999", (404, None)),
+    ("block in the future", "/v1/blocks/999999999", (404, 913)),
     ("height in the future", "/v1/orders?min_height=999999999", (400, 901)),
-    ("unknown kind", "/v1/dragons", (404, None)),
-    ("unknown object", "/v1/orders/00", (404, None)),
-    ("unknown transaction", "/v1/transactions/00", (404, None)),
-    ("unknown proof", "/v1/proofs/order/00", (404, None)),
-    ("unknown kind of proof", "/v1/proofs/dragon/00", (404, None)),
+    ("unknown kind", "/v1/dragons", (404, 913)),
+    ("unknown object", "/v1/orders/00", (404, 913)),
+    ("unknown transaction", "/v1/transactions/00", (404, 913)),
+    ("unknown proof", "/v1/proofs/order/00", (404, 913)),
+    ("unknown kind of proof", "/v1/proofs/dragon/00", (404, 913)),
     ("places of another shape", "/v1/facts?places=trade", (400, 901)),
-    ("place on no chain", "/v1/facts?places=mars:0:0", (404, None)),
-    ("place beyond the log", "/v1/facts?places=trade:0:999999", (404, None)),
+    ("place on no chain", "/v1/facts?places=mars:0:0", (404, 913)),
+    ("place beyond the log", "/v1/facts?places=trade:0:999999", (404, 913)),
     ("search for nothing", "/v1/search?q=", (400, 901)),
     ("account of another length", "/v1/accounts/00/sequence?chain=trade", (400, 901)),
-    ("log of no chain", "/log/mars/checkpoint", (404, None)),
-    ("tile with a leading zero", "/log/trade/tile/00/000", (404, None)),
-    ("tile that the log doesn't have", "/log/trade/tile/5/000", (404, None)),
+    ("log of no chain", "/log/mars/checkpoint", (404, 913)),
+    ("tile with a leading zero", "/log/trade/tile/00/000", (404, 913)),
+    ("tile that the log doesn't have", "/log/trade/tile/5/000", (404, 913)),
     ("consistency backwards", "/v1/chains/trade/consistency?old=2&new=1", (400, 901)),
     ("consistency beyond the log", "/v1/chains/trade/consistency?old=1&new=99999", (400, 901)),
     ("relay of too much", "/v1/relay/trade/deliveries?destination=product&limit=99", (400, 901)),
@@ -178,6 +178,14 @@ def test_bad_questions_are_problems(
 ) -> None:
     """What can't be answered is a problem with a status and, where it has one, a number."""
     assert expected == number_of(http.get(path))
+
+
+def test_wrong_verb_and_wrong_kind_of_body_have_numbers(http: httpx.Client) -> None:
+    """What the framework refuses, and a body nobody reads, are numbered problems too."""
+    assert (405, 914) == number_of(http.delete("/v1/orders"))
+    text = {"content-type": "text/plain"}
+    answer = http.post("/v1/transactions?chain=trade", content=b"x", headers=text)
+    assert (415, 911) == number_of(answer)
 
 
 def test_unknown_filter_names_the_allowed(http: httpx.Client) -> None:
@@ -250,7 +258,7 @@ def test_a_transaction_of_another_chain_is_worthless(node: Node, http: httpx.Cli
     """Bytes signed for one chain are refused by the others."""
     envelope = write_envelope(node, make_transfer("wrong chain"))
     assert (400, 1) == number_of(submit(http, envelope, "anchor"))  # It has no such message.
-    assert (404, None) == number_of(submit(http, envelope, "mars"))
+    assert (404, 913) == number_of(submit(http, envelope, "mars"))
 
 
 def test_a_batch_has_a_verdict_for_each(node: Node, http: httpx.Client) -> None:
@@ -279,7 +287,7 @@ BAD_BATCHES = [
     ("no hexadecimal", b'{"chain":"trade","envelopes":["zz"]}', "application/json", (400, 901)),
     ("nothing", b'{"chain":"trade","envelopes":[]}', "application/json", (413, 907)),
     ("no MessagePack", b"\xc1", "application/msgpack", (400, 901)),
-    ("another type", b"x", "text/csv", (400, 901)),
+    ("another type", b"x", "text/csv", (415, 911)),
     ("no chain", b"x", "application/octet-stream", (400, 901)),
 ]
 
@@ -492,13 +500,13 @@ def test_a_full_queue_and_a_stopped_node_say_so(tmp_path: Path) -> None:
     node = Node(tmp_path, keys=make_keys(is_sandbox=True))
     with HttpServer(node) as server:
         http = httpx.Client(base_url=server.url, timeout=30)
-        assert (503, None) == number_of(http.get("/ready"))
+        assert (503, 919) == number_of(http.get("/ready"))
         node.engine.max_waiting = 0
         envelope = write_envelope(node, make_transfer("late"))
         busy = submit(http, envelope)
-        assert ((429, None), "1") == (number_of(busy), busy.headers["retry-after"])
+        assert ((429, 918), "1") == (number_of(busy), busy.headers["retry-after"])
         node.stop()
-        assert (503, None) == number_of(submit(http, envelope))
+        assert (503, 919) == number_of(submit(http, envelope))
         assert 200 == http.get("/health").status_code
 
 

@@ -199,8 +199,9 @@ def _run_transaction(chain: Chain, ctx: Context, transaction: Transaction, index
     """Run the messages, all or nothing, and spend the first signer's nonce either way."""
     body = transaction.body
     salt = compute_salt(transaction.envelope)
-    ctx.enter(transaction.digest, tuple(signer.account for signer in body.signers), salt)
-    place = body.signers[0].account + body.lane.to_bytes(2, "big")
+    signers = tuple([signer.account for signer in body.signers])
+    ctx.enter(transaction.digest, signers, salt)
+    place = signers[0] + body.lane.to_bytes(2, "big")
     NONCES.put(ctx, place, LaneSequence(body.sequence + 1))
     mark, sent = ctx.state.mark(), len(ctx.outbox)
     fault = None

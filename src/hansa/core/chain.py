@@ -147,7 +147,7 @@ class Chain:
                 heapq.heappush(self._deadlines, key[2:])
         if any(key.startswith(VERSIONS.prefix) for key, _ in applied.writes):
             self._version_changes.append(applied.header.height + 1)
-        self.state.adopt_block()
+        self.state.adopt_block(applied.writes)
         self.log.commit(applied.log)
         self.header = applied.header
         self.app_hash = applied.app_hash

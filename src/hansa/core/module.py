@@ -34,6 +34,7 @@ class Context:
     """
 
     __slots__ = (
+        "_id_prefix",
         "_id_seed",
         "_ids",
         "chain",
@@ -69,6 +70,7 @@ class Context:
         self.outbox: list[Outgoing] = []
         self.message_index = 0
         self._id_seed = b""
+        self._id_prefix = chain.encode() + b"\0"
         self._ids = 0
 
     def enter(self, digest: bytes, signers: tuple[bytes, ...], salt: bytes) -> None:
@@ -76,8 +78,9 @@ class Context:
         self.signers = signers
         self.salt = salt
         self.events = []
-        self._id_seed = self.chain.encode() + b"\0" + digest
-        self.enter_message(0)
+        self._id_seed = self._id_prefix + digest
+        self.message_index = 0
+        self._ids = 0
 
     def enter_message(self, index: int) -> None:
         """Begin a message of the transaction: ids are counted anew."""

@@ -1,6 +1,6 @@
 """The state of a chain while a block runs: typed tables over layers, with undo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -36,7 +36,7 @@ class State:
         self._store = store
         self._prefix = prefix
         self._known: dict[bytes, Any] = {}
-        self._unflushed: dict[bytes, None] = {}
+        self._unflushed: dict[bytes, bytes | None] = {}
         self._block: dict[bytes, Any] = {}
         self._journal: list[tuple[bytes, Any]] = []
 
@@ -75,10 +75,13 @@ class State:
         block = self._block
         return [(key, None if (v := block[key]) is None else encode(v)) for key in sorted(block)]
 
-    def adopt_block(self) -> None:
-        """Let this block's writes count as committed; they wait in memory to be flushed."""
+    def adopt_block(self, writes: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Let this block's writes count as committed; they wait in memory to be flushed.
+
+        ``writes`` are those of :meth:`block_writes`, so that nothing is encoded twice.
+        """
         self._known.update(self._block)
-        self._unflushed.update(dict.fromkeys(self._block))
+        self._unflushed.update(writes)
         self.drop_block()
 
     def drop_block(self) -> None:
@@ -92,11 +95,8 @@ class State:
 
     def unflushed_writes(self) -> list[tuple[bytes, bytes | None]]:
         """Return all committed writes not yet in the store, encoded, with the chain's prefix."""
-        known, prefix = self._known, self._prefix
-        return [
-            (prefix + key, None if (value := known[key]) is None else encode(value))
-            for key in self._unflushed
-        ]
+        prefix = self._prefix
+        return [(prefix + key, value) for key, value in self._unflushed.items()]
 
     def mark_flushed(self) -> None:
         """Note that the store holds all of it; where much is known, forget it."""

@@ -25,7 +25,7 @@ from hansa.core.prover import (
     prove_places,
 )
 from hansa.core.readmodel import Kind
-from hansa.core.tilelog import TilePath
+from hansa.core.tilelog import TilePath, tile_path
 from hansa.core.transaction import envelope_digest
 from hansa.interface.http.problems import BadParameter, ReadModelBehind
 from hansa.network.relay import MAX_DELIVERIES
@@ -276,7 +276,9 @@ class Answers:
         self._check_chain(chain)
         data = self.node.tile(chain, path)
         if data is None:
-            raise NotThere(f"tile: expected one that the log of {chain} has, got {path}")
+            raise NotThere(
+                f"tile: expected one that the log of {chain} has, got {tile_path(*path)}"
+            )
         return data
 
     def header(self, chain: str) -> Row:

@@ -5,8 +5,10 @@ on that home go through it. With --node they go to any node, and believe what th
 """
 
 import inspect
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +36,12 @@ SEEN: Final = "seen.json"
 
 ANSWER_TIMEOUT_S: Final = 2.0
 """How long a node that says it serves a home may take to say that it is alive."""
+
+TOKEN_VARIABLE: Final = "HANSA_TOKEN"  # noqa: S105 - the name of a variable, not what it holds
+"""Where a token comes from for a node of real parties that isn't one's own."""
+
+TOKEN_LIFE_MS: Final = 600_000
+"""How long a command's own token may live, should the command die before it ends it."""
 
 SETTLING_ROUNDS: Final = 100
 """Rounds the relay of a home without a node may make before the command ends."""
@@ -149,9 +157,8 @@ def open_session(
 
 def find_running(home: Path) -> str | None:
     """Return the address of the node that runs on a home, if it is alive."""
-    try:
-        url = (home / "node.url").read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+    url = _read_address(home)
+    if url is None:
         return None
     import httpx
 
@@ -160,6 +167,14 @@ def find_running(home: Path) -> str | None:
     except httpx.HTTPError:
         return None  # It died without taking its note away; the lock tells if that is wrong.
     return url if answer.is_success else None
+
+
+def _read_address(home: Path) -> str | None:
+    """Return the address that the node of a home left there, be it alive or not."""
+    try:
+        return (home / "node.url").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager
@@ -201,8 +216,25 @@ def _open_remote(
         keys = load_keys(home, passphrase_reader(passphrase_file))
     # Asking makes no home: without one, what was seen is forgotten with the command.
     seen = SeenCheckpoints(home / SEEN if home.is_dir() else None)
-    with Client(HttpTransport(url), keys, trust, seen=seen) as client:
+    is_own = genesis is not None and not genesis.is_sandbox and url == _read_address(home)
+    with (
+        _own_token(home) if is_own else nullcontext(os.environ.get(TOKEN_VARIABLE)) as token,
+        Client(HttpTransport(url, token), keys, trust, seen=seen) as client,
+    ):
         yield Session(home=home, out=out, keys=keys, client=client, node=None)
+
+
+@contextmanager
+def _own_token(home: Path) -> Iterator[str]:
+    """Let one command read from the node of its own home, whose files it may read anyway."""
+    from hansa.interface.http.tokens import READ, TokenStore
+
+    store, now_ms = TokenStore(home), time.time_ns() // 1_000_000
+    issued = store.new([READ], account="", now_ms=now_ms, expires_ms=now_ms + TOKEN_LIFE_MS)
+    try:
+        yield issued.secret
+    finally:
+        store.revoke(issued.token.id)
 
 
 _SHARED: Final[dict[str, Any]] = {

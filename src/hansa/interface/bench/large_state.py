@@ -52,6 +52,7 @@ class _Books:
         self.ledger = self.open()
         self.trade = self.ledger.chains["trade"]
         self.sequences: dict[int, int] = {}
+        self.references = 0
 
     def open(self) -> Ledger:
         """Open the ledger as a node would."""
@@ -86,7 +87,9 @@ class _Books:
         """Return transfers among customers drawn evenly from all of them."""
         transfers: list[Transaction] = []
         draw = seed
-        for number in range(count):
+        for _ in range(count):
+            self.references += 1
+            number = self.references
             draw = (draw * 6364136223846793005 + 1442695040888963407) % 2**64
             payer, payee = (draw >> 33) % self.customers, (draw >> 13) % self.customers
             payee = (payee + (payer == payee)) % self.customers

@@ -98,9 +98,32 @@ class FeedFull(Numbered):
     retry_after_s = 10
 
 
+class UnsupportedMediaType(Numbered):
+    """A body of a kind that this address doesn't read."""
+
+    number = 911
+    says = "content-type: expected {expected}, got {given}"
+
+
+STATUS_NUMBERS: Final[Mapping[int, int]] = {
+    400: 912,
+    404: 913,
+    405: 914,
+    413: 915,
+    500: 916,
+    429: 918,
+    503: 919,
+}
+"""Numbers of the problems that say no more than an HTTP status."""
+
+OTHER_STATUS: Final = 917
+"""Number for a status that is not in the table."""
+
+
 STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (TooLarge, 413),
     (BatchTooLong, 413),
+    (UnsupportedMediaType, 415),
     (WrongSignature, 403),
     (UnknownKey, 403),
     (WrongNonce, 409),
@@ -176,4 +199,6 @@ def describe_status(
 ) -> ProblemDetails:  # fmt: skip
     """Return problem details that say no more than an HTTP status and a sentence."""
     title = HTTPStatus(status).phrase
-    return ProblemDetails("about:blank", title, status, detail, None, {}, retry_after_s)
+    number = STATUS_NUMBERS.get(status, OTHER_STATUS)
+    kind = f"urn:hansa:error:{number}"
+    return ProblemDetails(kind, title, status, detail, number, {}, retry_after_s)

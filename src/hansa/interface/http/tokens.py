@@ -1,7 +1,9 @@
 """Bearer tokens: shown once, kept as hashes, limited by scope, account and time."""
 
+import fcntl
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -70,7 +72,7 @@ class TokenStore:
             raise OperatorError("scope: expected at least one, got none")
         for scope in scopes:
             check_scope(scope)
-        with self._lock:
+        with self._writing():
             tokens = self._read()
             if len(tokens) >= MAX_TOKENS:
                 raise OperatorError(f"tokens: expected at most {MAX_TOKENS}, got one more")
@@ -91,7 +93,7 @@ class TokenStore:
 
         Raises: OperatorError if there is none of that id.
         """
-        with self._lock:
+        with self._writing():
             tokens = self._read()
             left = [token for token in tokens if token.id != identifier]
             if len(left) == len(tokens):
@@ -112,6 +114,13 @@ class TokenStore:
         if token is None or (token.expires_ms is not None and token.expires_ms <= now_ms):
             return None
         return token
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Keep other writers out, those of other processes too: none undoes a revocation."""
+        with self._lock, self.path.with_suffix(".lock").open("a") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            yield
 
     def _refresh(self) -> None:
         stamp = self._read_stamp()

@@ -16,7 +16,7 @@ from hansa.core.transaction import MAX_SIGNATURES, Message
 from hansa.interface.client import Outcome, RuleRefused
 from hansa.interface.http.door import JSON, Asked, Door, answer_once, read_text
 from hansa.interface.http.limits import StoredAnswer
-from hansa.interface.http.problems import BadParameter, KeyNotAllowed
+from hansa.interface.http.problems import BadParameter, KeyNotAllowed, UnsupportedMediaType
 from hansa.interface.http.routes.transactions import make_single
 from hansa.interface.http.schemas import make_operation, make_query, make_schema
 from hansa.interface.http.tokens import SUBMIT, Token
@@ -62,6 +62,10 @@ def _make_route(
     )
     async def send_message(request: Asked) -> Response[bytes]:
         token = door.access.require(request, f"{SUBMIT}:{module}")
+
+        kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        if kind != JSON:
+            raise UnsupportedMediaType(expected=JSON, given=kind[:80])
 
         async def act() -> StoredAnswer:
             body = await request.body()

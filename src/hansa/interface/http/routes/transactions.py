@@ -26,7 +26,12 @@ from hansa.interface.http.door import (
     wait_for,
 )
 from hansa.interface.http.limits import MAX_BATCH, StoredAnswer
-from hansa.interface.http.problems import BadParameter, BatchTooLong, describe
+from hansa.interface.http.problems import (
+    BadParameter,
+    BatchTooLong,
+    UnsupportedMediaType,
+    describe,
+)
 from hansa.interface.http.routes.objects import make_list_route, make_show_route
 from hansa.interface.http.schemas import BINARY, STRING, make_operation, make_query
 from hansa.network.solo import Inclusion
@@ -123,7 +128,7 @@ async def _submit(door: Door, request: Asked) -> StoredAnswer:
 def read_batch(kind: str, body: bytes) -> tuple[str, list[bytes]]:
     """Return chain and envelopes of a batch.
 
-    Raises: BadParameter, BatchTooLong.
+    Raises: UnsupportedMediaType, BadParameter, BatchTooLong.
     """
     try:
         if kind == MSGPACK:
@@ -133,8 +138,7 @@ def read_batch(kind: str, body: bytes) -> tuple[str, list[bytes]]:
             batch = _json_batch.decode(body)
             chain, envelopes = batch.chain, [bytes.fromhex(item) for item in batch.envelopes]
         else:
-            expected = f"{OCTETS}, {JSON} or {MSGPACK}"
-            raise BadParameter(field="content-type", expected=expected, given=kind[:80])
+            raise UnsupportedMediaType(expected=f"{OCTETS}, {JSON} or {MSGPACK}", given=kind[:80])
     except (msgspec.DecodeError, ValueError) as error:
         given = str(error)[:200]
         raise BadParameter(field="body", expected="chain and envelopes", given=given) from None
