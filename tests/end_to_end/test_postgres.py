@@ -110,7 +110,7 @@ def build(node: Node, database: str | Path) -> ReadModel:
     """A read model of a node's whole block log."""
     model = ReadModel(open_engine(database), node.ledger.chains, VIEWS)
     for record in node.ledger.iterate_blocks(0):
-        model.project([record])
+        model.project([[record]])
     return model
 
 

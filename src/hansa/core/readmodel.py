@@ -4,7 +4,7 @@ A module's ``views.py`` declares tables, one projection per event, and the kinds
 ask for. Everything here can be rebuilt from the block log at any time; the rules never read it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -310,22 +310,31 @@ class ReadModel:
                     index.create(connection, checkfirst=True)
         self._is_bare = False
 
-    def project(self, records: Sequence[BlockRecord]) -> None:
-        """Take consecutive blocks, the first being the next one due, in one SQL transaction."""
+    def project(self, groups: Iterable[Sequence[BlockRecord]]) -> None:
+        """Take consecutive blocks, the first being the next one due, in one SQL transaction.
+
+        The rows of a group are gathered in memory. Several groups in one transaction spare the
+        database writing the same pages at every commit: keys are digests and fall anywhere.
+        """
+        height = self.height
+        with self.engine.begin() as connection:
+            for records in groups:
+                assert records[0].height == height + 1, "blocks are projected in order"
+                self._project_group(connection, records)
+                height = records[-1].height
+        self.height = height
+
+    def _project_group(self, connection: sa.Connection, records: Sequence[BlockRecord]) -> None:
         batch = Batch()
         for record in records:
-            assert record.height == self.height + 1 + (record.height - records[0].height)
             for part in record.chains:
                 if part.header is not None:
                     self._project_chain(batch, record, part)
-        last = records[-1].height
-        batch.put(PROGRESS, ("blocks",), {"name": "blocks", "height": last})
-        with self.engine.begin() as connection:
-            for table, keyed in batch.upserts.items():
-                bulk_upsert(connection, table, list(keyed.values()))
-            for table, rows in batch.inserts.items():
-                bulk_insert(connection, table, rows)
-        self.height = last
+        batch.put(PROGRESS, ("blocks",), {"name": "blocks", "height": records[-1].height})
+        for table, keyed in batch.upserts.items():
+            bulk_upsert(connection, table, list(keyed.values()))
+        for table, rows in batch.inserts.items():
+            bulk_insert(connection, table, rows)
 
     def _project_chain(self, batch: Batch, record: BlockRecord, part: ChainRecord) -> None:
         chain = self._chains[part.chain]

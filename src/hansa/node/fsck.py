@@ -145,7 +145,7 @@ class _Check:
             at_model = height == self.report.read_model_height
             if at_model or height == self.last or len(waiting) >= PROJECTED_AT_ONCE:
                 if height <= self.report.read_model_height:
-                    self.scratch_model.project(waiting)
+                    self.scratch_model.project([waiting])
                 waiting = []
             if height == self.report.state_height:
                 self._check_state(snapshot)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -38,11 +38,14 @@ T = TypeVar("T")
 REBUILD_BLOCKS: Final = 100
 """From so many blocks on, an empty read model is filled before it is indexed."""
 
+REBUILD_GROUPS: Final = 25
+"""Groups of blocks in one SQL transaction while an empty read model is filled."""
+
 PROJECTED_BLOCKS: Final = 64
 PROJECTED_RECEIPTS: Final = 10_000
 """Blocks and receipts after which the read model closes an SQL transaction."""
 
-MAX_LAG_BLOCKS: Final = 50
+MAX_LAG_BLOCKS: Final = 100
 """How far the read model may fall behind while transactions are waiting."""
 
 GC_ALLOCATIONS: Final = 50_000
@@ -322,12 +325,23 @@ class Node:
     def project_pending(self) -> None:
         """Bring the read model to the last durable block, in the calling thread."""
         total = self.ledger.height
+        groups = 1
         if self.read_model.height < 0 and total >= REBUILD_BLOCKS:
             self.read_model.reset()
+            groups = REBUILD_GROUPS
         while (first := self.read_model.height + 1) <= self.ledger.height:
-            self.read_model.project(self._gather_blocks(first))
+            self.read_model.project(self._gather_groups(first, groups))
             self._progress("building the read model", self.read_model.height, total)
         self.read_model.create_indexes()
+
+    def _gather_groups(self, first: int, limit: int) -> Iterator[list[BlockRecord]]:
+        """Yield groups of blocks from a height on."""
+        for _ in range(limit):
+            if first > self.ledger.height:
+                return
+            records = self._gather_blocks(first)
+            yield records
+            first = records[-1].height + 1
 
     def _gather_blocks(self, first: int) -> list[BlockRecord]:
         """Return some blocks from a height on: at least one, and not much more than is allowed."""
