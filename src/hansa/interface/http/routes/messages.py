@@ -3,7 +3,7 @@
 Every message of every chain hosted here has a route, made from the node's messages.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from litestar import Response, post
@@ -28,6 +28,9 @@ SIGNERS = make_query(
     "account; the token's account alone where absent.",
     Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.STRING), max_items=MAX_SIGNATURES),
 )
+
+SAID_BY_CURL: Final = "application/x-www-form-urlencoded"
+"""What curl calls a body when nobody tells it otherwise; it is read as JSON all the same."""
 
 
 def make_routes(door: Door) -> list[HTTPRouteHandler]:
@@ -64,7 +67,7 @@ def _make_route(
         token = door.access.require(request, f"{SUBMIT}:{module}")
 
         kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-        if kind != JSON:
+        if kind not in (JSON, SAID_BY_CURL):
             raise UnsupportedMediaType(expected=JSON, given=kind[:80])
 
         async def act() -> StoredAnswer:
