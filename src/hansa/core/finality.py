@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from hansa.core.block import Header, compute_app_hash, decode_header
-from hansa.core.codec import ChainName, DurationMs, Value
+from hansa.core.codec import Value
 from hansa.core.errors import Malformed
 from hansa.core.genesis import checkpoint_origin
 from hansa.core.hashing import Digest
@@ -42,14 +42,6 @@ class TrustedNetwork(Value):
     network: Digest
     validators: Annotated[tuple[PublicKey, ...], Meta(min_length=1, max_length=100)]
     """Ed25519 keys; all of them sign, in this order."""
-
-
-class TrustedChain(Value):
-    """A chain as a light client knows it."""
-
-    chain: ChainName
-    trusted: TrustedNetwork
-    trusting_period_ms: DurationMs
 
 
 def make_checkpoint(header: Header, app_hash: bytes) -> Checkpoint:
