@@ -12,7 +12,8 @@ WORKERS ?= 2
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --only-binary :all: --require-hashes
 CATALOGUES := $(patsubst %.po,%.mo,$(shell find src -name '*.po' 2>/dev/null))
 
-.PHONY: help setup setup-dev run test lint bench soak format clean requirements chromium postgresql \
+.PHONY: help setup setup-dev run test lint bench soak format clean requirements \
+	chromium postgresql cometbft \
 	lint-style lint-format lint-types lint-imports lint-determinism lint-addresses
 
 help:
@@ -88,7 +89,11 @@ postgresql:
 		echo "the read model's tests need PostgreSQL: sudo apt-get install postgresql" >&2; exit 1; \
 	fi
 
-test: setup-dev chromium postgresql
+# The tests of networks run the real engine: one on the PATH that fits, or one built by Go.
+cometbft: setup
+	@$(BIN)/python tools/get_cometbft.py
+
+test: setup-dev chromium postgresql cometbft
 	@echo "Running every test on $(WORKERS) workers: some minutes."
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 

@@ -204,6 +204,7 @@ class World:
                 for chain in names
             ),
             validators=(self.signer.public,),
+            consensus=(),
             max_block_transactions=1000,
             state_root_interval=1_000_000,
             state_root_delay=1000,
@@ -395,7 +396,7 @@ def _make_chain(
     heartbeat_ms: int,
 ) -> ChainGenesis:
     peers = tuple(
-        PeerGenesis(chain=peer, network=networks.get(peer), validators=(validator,))
+        PeerGenesis(chain=peer, network=networks.get(peer), validators=(validator,), consensus=None)
         for peer in names
         if peer != chain
     )

@@ -17,7 +17,8 @@ from hansa.core.keystore import KeyStore
 from hansa.core.module import compute_object_id
 from hansa.core.state import Table
 from hansa.core.transaction import Body, Message, Signer, envelope_digest, sign_transaction
-from hansa.network.solo import Inclusion, Settled
+from hansa.network.intake import Inclusion, Settled
+from hansa.network.solo import SoloEngine
 from hansa.node.composition import GenesisTerms, make_genesis
 from hansa.node.home import create_home
 from hansa.node.node import Node
@@ -129,6 +130,7 @@ class SteppedNode(Node):
 
     def settle(self) -> None:
         """Make every block that is due, and bring the read model up to it."""
+        assert isinstance(self.engine, SoloEngine)
         while self.engine.step() is not None:
             pass
         self.project_pending()

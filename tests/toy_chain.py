@@ -256,6 +256,7 @@ def make_genesis(signer: CheckpointSigner, name: str = "toy", interval: int = 5)
         time_ms=START_MS,
         chains=tuple(ChainGenesis(name=chain, modules=modules) for chain in CHAINS),
         validators=(signer.public,),
+        consensus=(),
         max_block_transactions=100,
         state_root_interval=interval,
         state_root_delay=2,

@@ -25,7 +25,7 @@ from hansa.interface.sandbox.roster import (
     TOOLMAKER,
     Company,
 )
-from hansa.network.solo import Inclusion
+from hansa.network.intake import Inclusion
 from hansa.node.node import Node
 from hansa.service.bank.model import Issue, OpenCurrency
 from hansa.service.catalogue.model import Register

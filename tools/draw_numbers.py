@@ -12,7 +12,7 @@ import msgspec
 from hansa.core import errors
 from hansa.core.errors import Refused
 from hansa.core.module import Module
-from hansa.network.solo import UnknownChain
+from hansa.network.intake import UnknownChain
 from hansa.node.composition import CHAINS, make_rulebook
 
 DOCUMENT: Final = Path("docs/spec/messages.md")

@@ -34,7 +34,13 @@ from hansa.core.codec import (
     to_readable,
 )
 from hansa.core.errors import Refused, Rejected
-from hansa.core.finality import CheckpointSigner, TrustedNetwork, make_verifier_key, note_of
+from hansa.core.finality import (
+    CheckpointSigner,
+    TrustedNetwork,
+    make_verifier_key,
+    note_of,
+    trust_network,
+)
 from hansa.core.genesis import ChainGenesis, Genesis, ModuleGenesis, compute_network_id
 from hansa.core.hashing import Digest, tagged_hasher
 from hansa.core.keys import SigningKey, compute_account
@@ -200,6 +206,7 @@ class Network:
             time_ms=START_MS,
             chains=tuple(ChainGenesis(name=name, modules=(module,)) for name in ("left", "right")),
             validators=(self.signer.public,),
+            consensus=(),
             max_block_transactions=100,
             state_root_interval=4,
             state_root_delay=2,
@@ -259,7 +266,7 @@ class Network:
     @property
     def trust(self) -> Trust:
         """Trust in this network."""
-        return Trust((TrustedNetwork(self.ledger.network, self.genesis.validators),))
+        return Trust((trust_network(self.genesis),))
 
 
 def make_identity(network: Network) -> dict[str, Any]:
@@ -488,7 +495,7 @@ def make_bundles(network: Network) -> dict[str, Any]:
     """Bundles with the answer they must get, under the trust given."""
     trust = network.trust
     stranger = CheckpointSigner(sha256(b"stranger").digest())
-    wrong = Trust((TrustedNetwork(network.ledger.network, (stranger.public,)),))
+    wrong = Trust((TrustedNetwork(network.ledger.network, (stranger.public,), None),))
     bundles = list_bundles(network)
     cases = [(name, trust, bundle) for name, bundle in bundles.items()]
     cases.append(("trusting another key", wrong, bundles["transaction"]))

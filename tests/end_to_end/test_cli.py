@@ -36,7 +36,9 @@ from hansa.foreground.cli.relay import read_ends
 from hansa.foreground.cli.tree import FILES, GROUPS
 from hansa.node.composition import CHAINS, make_rulebook
 
-MODULES: Final = ("members", "bank", "catalogue", "orders", "shipments", "link", "anchoring")
+MODULES: Final = (
+    *("members", "bank", "catalogue", "orders", "shipments", "link", "anchoring", "validators"),
+)
 COMMANDS: Final = {path: command for path, command, _ in list_commands()}
 MESSAGES: Final[list[tuple[str, type[Message]]]] = [
     (module, message) for module in MODULES for message in get_messages(module)

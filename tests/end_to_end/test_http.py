@@ -28,7 +28,7 @@ from hansa.interface.http.app import HttpServer
 from hansa.interface.http.limits import IdempotencyKeys, RateLimiter, StoredAnswer, read_limits
 from hansa.interface.http.problems import IdempotencyKeyReused, RateExceeded, RequestInProgress
 from hansa.interface.http.tokens import TokenStore
-from hansa.node.home import make_trust
+from hansa.node.home import NodeConfig, make_trust
 from hansa.node.node import Node, system_clock
 
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -497,11 +497,11 @@ def test_unknown_limits_are_named() -> None:
 def test_a_full_queue_and_a_stopped_node_say_so(tmp_path: Path) -> None:
     """Beyond the queue 429 with Retry-After; once stopped 503, on /ready too."""
     make_home(tmp_path)
-    node = Node(tmp_path, keys=make_keys(is_sandbox=True))
+    config = NodeConfig(max_waiting=0)
+    node = Node(tmp_path, keys=make_keys(is_sandbox=True), config=config)
     with HttpServer(node) as server:
         http = httpx.Client(base_url=server.url, timeout=30)
         assert (503, 919) == number_of(http.get("/ready"))
-        node.engine.max_waiting = 0
         envelope = write_envelope(node, make_transfer("late"))
         busy = submit(http, envelope)
         assert ((429, 918), "1") == (number_of(busy), busy.headers["retry-after"])

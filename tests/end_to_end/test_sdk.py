@@ -329,8 +329,8 @@ def test_a_damaged_proof_is_not_handed_on(node: Node) -> None:
 
 def test_another_network_or_validator_is_refused(node: Node) -> None:
     """Trust is pinned: a node of another network, or signed by other keys, is not believed."""
-    other_network = Trust((TrustedNetwork(b"\x01" + bytes(32), node.genesis.validators),))
-    other_keys = Trust((TrustedNetwork(node.network, (bytes([ED25519]) + b"\x09" * 32,)),))
+    other_network = Trust((TrustedNetwork(b"\x01" + bytes(32), node.genesis.validators, None),))
+    other_keys = Trust((TrustedNetwork(node.network, (bytes([ED25519]) + b"\x09" * 32,), None),))
     for trust in (other_network, other_keys):
         client = Client(LocalTransport(node), SANDBOX_KEYS, trust, lanes=[42])
         with pytest.raises(Unbelievable):

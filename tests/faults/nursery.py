@@ -37,7 +37,7 @@ from hansa.core.codec import encode
 from hansa.core.errors import OperatorError
 from hansa.core.module import compute_object_id
 from hansa.core.transaction import Message, envelope_digest
-from hansa.network.solo import Inclusion
+from hansa.network.intake import Inclusion
 from hansa.node.fsck import check_home
 from hansa.node.home import load_config, load_keys
 from hansa.node.node import Node, system_clock

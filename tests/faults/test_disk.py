@@ -27,7 +27,7 @@ from tests.node_world import (
 )
 
 from hansa.core.errors import OperatorError
-from hansa.network.solo import EngineStopped, Inclusion
+from hansa.network.intake import EngineStopped, Inclusion
 from hansa.node.composition import GenesisTerms
 from hansa.node.fsck import check_home
 from hansa.node.home import NodeConfig

@@ -50,7 +50,8 @@ from hansa.core.proof import (
     verify_bundle,
 )
 from hansa.core.readmodel import HISTORY, MAX_HISTORY, METADATA, Batch, ReadModel
-from hansa.network.solo import Inclusion, SoloEngine
+from hansa.network.intake import Inclusion
+from hansa.network.solo import SoloEngine
 from hansa.service.anchoring.model import AnchoringParams
 from hansa.service.catalogue.model import CatalogueParams
 from hansa.service.link.model import LinkParams
@@ -263,7 +264,7 @@ def test_an_event_nested_deeply_is_judged() -> None:
     assert header == decode_header(encode(header))
     final = FinalHeader(encode(header), signer.sign(header, compute_app_hash(header)))
     fact = EventFact(Leaf("trade", 0, entry, ()), event, salt, 0, ())
-    trust = Trust((TrustedNetwork(NETWORK, (signer.public,)),))
+    trust = Trust((TrustedNetwork(NETWORK, (signer.public,), None),))
     outcomes = [
         verify_bundle(pack_bundle(Bundle(1, NETWORK, (final,), (claim,))), trust).outcome
         for claim in (fact, DisclosureFact(fact, salt, b"content"))

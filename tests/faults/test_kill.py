@@ -89,8 +89,9 @@ def check_sound(home: Path) -> None:
         digests = list(iterate_digests(node))
         assert len(digests) == len(set(digests))
         hashes = get_network_hashes(node)
-    for derived in (home / "ledger" / "state", home / "ledger" / "tiles"):
-        shutil.rmtree(derived)
+    shutil.rmtree(home / "ledger" / "state")
+    # A log of fewer entries than fill a tile has none.
+    shutil.rmtree(home / "ledger" / "tiles", ignore_errors=True)
     (home / "readmodel.db").unlink()
     with Node(home, keys=KEYS.store) as node:
         assert node.ledger.replayed + 1 >= len(hashes)

@@ -28,7 +28,7 @@ from tests.node_world import (
 from hansa.core.errors import Refused, WrongChain, WrongNetwork, WrongNonce, WrongSignature
 from hansa.core.module import compute_object_id
 from hansa.core.transaction import Message
-from hansa.network.solo import Inclusion
+from hansa.network.intake import Inclusion
 from hansa.node.home import NodeConfig
 from hansa.node.node import Node
 from hansa.service.bank.model import OpenHold, PostHold, VoidHold

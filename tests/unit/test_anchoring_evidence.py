@@ -29,7 +29,7 @@ from hansa.core.tilelog import TileLog
 NETWORK = b"\x01" + b"n" * 32
 SIGNER = CheckpointSigner(b"v" * 32)
 STRANGER = CheckpointSigner(b"s" * 32)
-TRUSTED = TrustedNetwork(NETWORK, (SIGNER.public,))
+TRUSTED = TrustedNetwork(NETWORK, (SIGNER.public,), None)
 
 
 class DictTiles:
@@ -198,11 +198,11 @@ def test_evidence_counts_for_its_chain_and_network_alone(evidence: Evidence) -> 
     """Evidence against one chain says nothing of another."""
     with pytest.raises(ProofError):
         verify_evidence(evidence, "trade", TRUSTED)
-    other = TrustedNetwork(b"\x01" + b"o" * 32, (SIGNER.public,))
+    other = TrustedNetwork(b"\x01" + b"o" * 32, (SIGNER.public,), None)
     with pytest.raises(ProofError):
         verify_evidence(evidence, "product", other)
     with pytest.raises(ProofError):
-        verify_evidence(evidence, "product", TrustedNetwork(NETWORK, (STRANGER.public,)))
+        verify_evidence(evidence, "product", TrustedNetwork(NETWORK, (STRANGER.public,), None))
 
 
 @given(old=st.integers(1, 40), more=st.integers(1, 40), changed=st.integers(0, 39), data=st.data())

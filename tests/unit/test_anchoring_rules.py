@@ -190,7 +190,7 @@ def test_governance_recovers_a_forked_chain(world: World, liar: World) -> None:
     assert 1002 == world.fail("anchor", reset)
     recover = RecoverClient(
         chain="product",
-        trusted=TrustedNetwork(world.ledger.network, (world.signer.public,)),
+        trusted=TrustedNetwork(world.ledger.network, (world.signer.public,), None),
         trusting_period_ms=TRUSTING_MS,
         header=header,
         finality=finality,

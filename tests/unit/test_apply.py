@@ -47,7 +47,7 @@ from hansa.core.errors import (
     WrongNonce,
     WrongSignature,
 )
-from hansa.core.finality import TrustedNetwork
+from hansa.core.finality import trust_network
 from hansa.core.proof import Outcome, Trust, pack_bundle, verify_bundle
 from hansa.core.prover import Place, prove_places
 from hansa.core.transaction import (
@@ -59,7 +59,8 @@ from hansa.core.transaction import (
     decode_envelope,
     sign_body,
 )
-from hansa.network.solo import SoloEngine, UnknownChain
+from hansa.network.intake import UnknownChain
+from hansa.network.solo import SoloEngine
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_a_rejection_can_be_proven(toy: Toy) -> None:
     """The bundle of a rejected transaction is valid, and shows the number."""
     toy.run(Spoil("bad"))
     bundle = pack_bundle(prove_places(toy.ledger, [Place("one", 1, 1)]))
-    trust = Trust((TrustedNetwork(toy.ledger.network, toy.genesis.validators),))
+    trust = Trust((trust_network(toy.genesis),))
     judgement = verify_bundle(bundle, trust)
     assert (Outcome.VALID, "") == (judgement.outcome, judgement.reason)
     receipt = judgement.facts[0].receipt

@@ -25,8 +25,8 @@ from hansa.core.note import open_note, sign_note
 NETWORK = b"\x01" + b"n" * 32
 SIGNER = CheckpointSigner(b"s" * 32)
 SECOND = CheckpointSigner(b"t" * 32)
-TRUSTED = TrustedNetwork(NETWORK, (SIGNER.public,))
-BOTH = TrustedNetwork(NETWORK, (SIGNER.public, SECOND.public))
+TRUSTED = TrustedNetwork(NETWORK, (SIGNER.public,), None)
+BOTH = TrustedNetwork(NETWORK, (SIGNER.public, SECOND.public), None)
 HEADER = Header(
     version=1,
     network=NETWORK,

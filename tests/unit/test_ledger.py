@@ -11,7 +11,7 @@ from tests.toy_chain import START_MS, Add, AddTwice, Post, Remind, Spoil, Toy, U
 
 from hansa.core.block import decode_header, list_entries
 from hansa.core.errors import OperatorError
-from hansa.core.finality import TrustedNetwork
+from hansa.core.finality import trust_network
 from hansa.core.proof import Outcome, Trust, pack_bundle, verify_bundle
 from hansa.core.prover import Place, prove_consistency, prove_packets, prove_places
 from hansa.core.stateroot import compute_state_root
@@ -126,7 +126,7 @@ def check_proofs(toy: Toy) -> None:
         ]
         places += [Place("one", record.height, first + at) for at in range(len(entries))]
     assert size == len(places)
-    trust = Trust((TrustedNetwork(toy.ledger.network, toy.genesis.validators),))
+    trust = Trust((trust_network(toy.genesis),))
     bundles = [
         prove_places(toy.ledger, places),
         prove_consistency(toy.ledger, "one", 0),

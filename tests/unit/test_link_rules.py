@@ -278,7 +278,7 @@ def recover(world: World, **changes: Any) -> RecoverClient:
     header, finality = world.last("product")
     message = RecoverClient(
         chain="product",
-        trusted=TrustedNetwork(world.ledger.network, (world.signer.public,)),
+        trusted=TrustedNetwork(world.ledger.network, (world.signer.public,), None),
         trusting_period_ms=TRUSTING_MS,
         header=header,
         finality=finality,
@@ -311,7 +311,7 @@ def test_governance_recovers_a_client_and_its_streams_go_on(world: World) -> Non
 
 def test_governance_opens_a_client(world: World) -> None:
     """A chain of another network is heard once it was agreed on."""
-    trusted = TrustedNetwork(b"\x01" + b"n" * 32, (world.signer.public,))
+    trusted = TrustedNetwork(b"\x01" + b"n" * 32, (world.signer.public,), None)
     message = OpenClient(
         chain="harbour", trusted=trusted, trusting_period_ms=1, resolution=RESOLUTION
     )
@@ -428,14 +428,14 @@ OTHER_REFUSALS: dict[str, tuple[str, Callable[[World], Any], int]] = {
     "client of itself": (
         "trade",
         lambda w: OpenClient(
-            "trade", TrustedNetwork(w.ledger.network, (w.signer.public,)), 1, RESOLUTION
+            "trade", TrustedNetwork(w.ledger.network, (w.signer.public,), None), 1, RESOLUTION
         ),
         1016,
     ),
     "recovery of a stranger": ("trade", lambda w: recover(w, chain="nowhere"), 1001),
     "recovery into another network": (
         "trade",
-        lambda w: recover(w, trusted=TrustedNetwork(b"\x01" + b"n" * 32, (w.signer.public,))),
+        lambda w: recover(w, trusted=TrustedNetwork(b"\x01" + b"n" * 32, (w.signer.public,), None)),
         1015,
     ),
     "recovery with a header nobody signed": ("trade", lambda w: recover(w, header=b"\xff"), 1008),
@@ -483,7 +483,7 @@ def test_without_heartbeat_a_chain_makes_nothing_of_time(world: World) -> None:
 
 def test_too_many_clients_are_refused(world: World) -> None:
     """The number of clients is bounded, so that the list of peers is."""
-    trusted = TrustedNetwork(b"\x01" + b"n" * 32, (world.signer.public,))
+    trusted = TrustedNetwork(b"\x01" + b"n" * 32, (world.signer.public,), None)
     numbers = []
     for n in range(model.MAX_PEERS - 1):
         message = OpenClient(f"chain{n}", trusted, 1, RESOLUTION)

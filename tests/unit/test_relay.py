@@ -58,7 +58,7 @@ HEADER: Final = Header(
 )
 CLIENT: Final = Client(
     chain="trade",
-    trusted=TrustedNetwork(network=ZERO_DIGEST, validators=(b"\x02" * 33,)),
+    trusted=TrustedNetwork(network=ZERO_DIGEST, validators=(b"\x02" * 33,), consensus=None),
     trusting_period_ms=1_000,
     latest=Latest(height=20, time_ms=5_000, log_size=30, log_root=EMPTY_ROOT, app_hash=ZERO_DIGEST),
     is_frozen=False,

@@ -13,7 +13,8 @@ from tests.toy_chain import START_MS, Add, Explode, Remind, Spoil, Toy, key_of
 from hansa.core.errors import Malformed, WrongNonce, WrongSignature
 from hansa.core.keys import SigningKey
 from hansa.core.transaction import decode_envelope, sign_body
-from hansa.network.solo import EngineBusy, EngineStopped, Inclusion, SoloEngine
+from hansa.network.intake import EngineBusy, EngineStopped, Inclusion
+from hansa.network.solo import SoloEngine
 
 PATIENCE_S = 30
 

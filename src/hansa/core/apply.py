@@ -78,12 +78,15 @@ class AppliedBlock:
 
 
 def apply_block(
-    chain: Chain, height: int, time_ms: int, transactions: Sequence[tuple[Transaction, bool]]
-) -> AppliedBlock:
+    chain: Chain, height: int, time_ms: int, transactions: Sequence[tuple[Transaction, bool]], *,
+    shows_roots: bool = False,
+) -> AppliedBlock:  # fmt: skip
     """Run a block on a chain: deadlines first, then each transaction on an overlay of its own.
 
-    ``transactions`` come with the verdict on their signatures. Anything but a :class:`Rejected`
-    that escapes a rule is a bug: it propagates, and the chain stays as it was.
+    ``transactions`` come with the verdict on their signatures. Where a network ``shows_roots``, a
+    chain with nothing to do gets a header all the same once the root of its state is another than
+    the header in force says. Anything but a :class:`Rejected` that escapes a rule is a bug: it
+    propagates, and the chain stays as it was.
     """
     ctx = chain.open_block(height, time_ms)
     verdicts: list[Verdict] = []
@@ -105,7 +108,7 @@ def apply_block(
                 verdicts.append(verdict)
                 size += len(transaction.envelope) + len(verdict.receipt_bytes)
                 size += sum([len(outgoing.item) for outgoing in ctx.outbox[sent:]])
-        return _close_block(chain, ctx, verdicts, refusals)
+        return _close_block(chain, ctx, verdicts, refusals, shows_roots)
     except BaseException:
         chain.drop_block()
         raise
@@ -116,12 +119,14 @@ def _close_block(
     ctx: Context,
     verdicts: Sequence[Verdict],
     refusals: list[tuple[Transaction, Refused]],
+    shows_roots: bool,
 ) -> AppliedBlock:
     """Compute what the header commits to."""
     writes = chain.state.block_writes()
     pages = make_pages(ctx.outbox)
     first_leaf = chain.log.size
-    if not verdicts and not writes:
+    rests = not shows_roots or chain.state_root_at(ctx.height)[1] == chain.header.state_root
+    if not verdicts and not writes and rests:
         resting = chain.header
         return AppliedBlock(resting, chain.app_hash, (), refusals, (), None, first_leaf, ())
     staged = chain.log.stage([make_entry(v.kind, v.receipt, v.receipt_bytes) for v in verdicts])

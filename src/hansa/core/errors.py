@@ -58,6 +58,10 @@ class Refused(Numbered):
     """Not a transaction that could be judged: skipped, no leaf, no nonce spent."""
 
 
+class NotThere(LookupError):
+    """No such fact in this ledger."""
+
+
 class OperatorError(Exception):
     """Configuration, disk or network: the message says what is wrong and what to do."""
 

@@ -1,32 +1,89 @@
 """What makes a header final, and the judging of it by someone who runs no node.
 
 The solo engine's finality proof is the chain's checkpoint: a C2SP signed note over log size and
-root, with the app_hash as an extension line, signed by the network's validator. The header that
-the app_hash is the digest of then opens to log, outbox and state.
+root, with the app_hash as an extension line, signed by the network's validator. That of a network
+on CometBFT is the light block after: its header holds the root over the app_hash of every chain,
+and more than two thirds of the voting power have signed it. The chain's header, which the app_hash
+is the digest of, then opens to log, outbox and state.
 """
 
 from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from typing import Annotated, Final
 
+import msgspec
 from msgspec import Meta
 
 from hansa.core.block import Header, compute_app_hash, decode_header
-from hansa.core.codec import Value
+from hansa.core.codec import U8, Raw32, Value, encode, make_decoder
 from hansa.core.errors import Malformed
-from hansa.core.genesis import checkpoint_origin
+from hansa.core.genesis import (
+    Genesis,
+    checkpoint_origin,
+    compute_network_id,
+    consensus_chain_id,
+)
 from hansa.core.hashing import Digest
 from hansa.core.keys import ED25519, PublicKey
-from hansa.core.merkle import ProofError
+from hansa.core.lightblock import LightBlock
+from hansa.core.lightclient import (
+    NotEnoughTrust,
+    TrustedConsensus,
+    follow,
+    look_back,
+    trust_genesis,
+    verify_commit,
+    verify_light_block,
+)
+from hansa.core.merkle import (
+    HASH_BYTES,
+    ProofError,
+    compute_inclusion_path,
+    leaf_hash,
+    verify_inclusion,
+)
 from hansa.core.note import Checkpoint, NoteError, NoteSigner, VerifierKey, open_note
 
 SOLO: Final = 0x01
 """Type byte of a finality proof: a checkpoint signed by the validators."""
 
-MAX_FINALITY_BYTES: Final = 16 * 1024
+COMET: Final = 0x02
+"""Type byte of a finality proof: light blocks, and the path to the app_hash in the last."""
+
+MAX_FINALITY_BYTES: Final = 64 * 1024
+MAX_HOPS: Final = 64
+"""Light blocks in a proof: one, and one for each time a third of the power has changed since."""
+MAX_CHAINS_PATH: Final = 6
+"""Nodes; a network has 64 chains at most."""
+GENESIS_TRUST_MS: Final = 366 * 24 * 3_600_000
+"""Trusting period of who knows nothing but the genesis. The validators are organisations that are
+known and under contract, not a stake that can be withdrawn in weeks."""
+MAX_DRIFT_MS: Final = 60_000
+"""How far a header may be ahead of the verifier's clock."""
 APP_HASH_LINE: Final = "hansa-app-hash "
 
 Finality = Annotated[bytes, Meta(min_length=2, max_length=MAX_FINALITY_BYTES)]
-"""A type byte and the proof; for SOLO the signed note."""
+"""A type byte and the proof: for SOLO the signed note, for COMET a ConsensusFinality."""
+
+
+class ConsensusFinality(Value):
+    """Why a chain's header is final on a network that runs on CometBFT."""
+
+    hops: Annotated[tuple[LightBlock, ...], Meta(min_length=1, max_length=MAX_HOPS)]
+    """Of rising height. The last holds the network hash; those before lead to it where the
+    validators have changed much since what the verifier trusts."""
+    index: U8
+    """Of the chain among those of the network, sorted by name."""
+    size: U8
+    path: Annotated[tuple[Raw32, ...], Meta(max_length=MAX_CHAINS_PATH)]
+    """RFC 9162 inclusion path from (chain, app_hash) to the network hash."""
+
+
+_decode_consensus: Callable[[bytes], ConsensusFinality] = make_decoder(
+    ConsensusFinality, "finality"
+)
 
 
 class FinalHeader(Value):
@@ -41,7 +98,19 @@ class TrustedNetwork(Value):
 
     network: Digest
     validators: Annotated[tuple[PublicKey, ...], Meta(min_length=1, max_length=100)]
-    """Ed25519 keys; all of them sign, in this order."""
+    """Ed25519 keys of checkpoints. On a network of the solo engine all of them sign, in this
+    order; on one of CometBFT each signs what its own node has seen."""
+    consensus: TrustedConsensus | None
+    """Whose votes make blocks final; None for the solo engine."""
+
+
+def trust_network(genesis: Genesis) -> TrustedNetwork:
+    """Return what someone trusts of a network who knows its genesis."""
+    consensus = None
+    if genesis.consensus:
+        time_ns = genesis.time_ms * 1_000_000
+        consensus = trust_genesis(genesis.consensus, time_ns, GENESIS_TRUST_MS)
+    return TrustedNetwork(compute_network_id(genesis), genesis.validators, consensus)
 
 
 def make_checkpoint(header: Header, app_hash: bytes) -> Checkpoint:
@@ -107,13 +176,49 @@ def verify_finality(finality: bytes, chain: str, trusted: TrustedNetwork) -> Che
     return checkpoint
 
 
-def verify_header(
-    header_bytes: bytes, finality: bytes, chain: str, trusted: TrustedNetwork
-) -> Header:
-    """Judge a header and what makes it final; returns the header.
+def make_consensus_finality(
+    hops: Sequence[LightBlock], app_hashes: Mapping[str, bytes], chain: str
+) -> bytes:
+    """Return the finality proof of a chain's header.
 
-    Raises: ProofError if the header is malformed, is of another network or chain, the finality
-    proof doesn't hold, or is about another header.
+    ``app_hashes`` are those of all chains of the network, whose root the last hop's header holds.
+    """
+    names = sorted(app_hashes)
+    leaves = [_chain_leaf(name, app_hashes[name]) for name in names]
+    index = names.index(chain)
+    path = tuple(compute_inclusion_path(leaves, index))
+    proof = ConsensusFinality(hops=tuple(hops), index=index, size=len(names), path=path)
+    return bytes([COMET]) + encode(proof)
+
+
+def _chain_leaf(chain: str, app_hash: bytes) -> bytes:
+    return leaf_hash(encode((chain, app_hash)))
+
+
+def decode_consensus_finality(finality: bytes) -> ConsensusFinality:
+    """Read the finality proof of a network on CometBFT.
+
+    Raises: ProofError for another scheme, or a proof that is not in its one encoding.
+    """
+    if finality[:1] != bytes([COMET]):
+        raise ProofError(f"finality: expected type {COMET:#04x}, got {finality[:1].hex()}")
+    try:
+        return _decode_consensus(finality[1:])
+    except Malformed:
+        # The codec's words differ between its versions, and this text may end on a receipt.
+        raise ProofError("finality: expected a well-formed proof, got other bytes") from None
+
+
+def verify_final(
+    header_bytes: bytes, finality: bytes, chain: str, trusted: TrustedNetwork, *,
+    now_ms: int | None = None,
+) -> tuple[Header, TrustedNetwork]:  # fmt: skip
+    """Judge a header and what makes it final; returns the header, and what is trusted from now on.
+
+    ``now_ms`` is the verifier's time, by which trust in validators may have expired; without it
+    only the order of the headers' own times is judged. Raises: ProofError if the header is
+    malformed, is of another network or chain, the finality proof doesn't hold, or is about another
+    header; of these NotEnoughTrust and TrustExpired say that nothing is wrong but the trust.
     """
     try:
         header = decode_header(header_bytes)
@@ -124,7 +229,66 @@ def verify_header(
         raise ProofError(f"network: expected {trusted.network.hex()}, got {header.network.hex()}")
     if header.chain != chain:
         raise ProofError(f"chain: expected {chain}, got {header.chain}")
-    checkpoint = verify_finality(finality, chain, trusted)
-    if checkpoint != make_checkpoint(header, compute_app_hash(header)):
-        raise ProofError("checkpoint: expected size, root and app_hash of the header, got others")
-    return header
+    app_hash = compute_app_hash(header)
+    if trusted.consensus is None:
+        checkpoint = verify_finality(finality, chain, trusted)
+        if checkpoint != make_checkpoint(header, app_hash):
+            raise ProofError(
+                "checkpoint: expected size, root and app_hash of the header, got others"
+            )
+        return header, trusted
+    proof = decode_consensus_finality(finality)
+    reached = _follow_hops(proof.hops, trusted, trusted.consensus, now_ms)
+    network_hash = proof.hops[-1].header.app_hash
+    if len(network_hash) != HASH_BYTES:
+        raise ProofError(f"app_hash: expected {HASH_BYTES} bytes, got {len(network_hash)}")
+    leaf = _chain_leaf(chain, app_hash)
+    verify_inclusion(leaf, proof.index, proof.size, proof.path, network_hash)
+    return header, msgspec.structs.replace(trusted, consensus=reached)
+
+
+def _follow_hops(
+    hops: Sequence[LightBlock], trusted: TrustedNetwork, consensus: TrustedConsensus,
+    now_ms: int | None,
+) -> TrustedConsensus:  # fmt: skip
+    """Judge light blocks of rising height, the last by trust; returns the newest trust reached.
+
+    Those before it serve whoever trusts less: a verifier who doesn't need one, or can't use it,
+    still checks that every byte of it is sound.
+    """
+    chain_id = consensus_chain_id(trusted.network)
+    for left, right in pairwise(hops):
+        if left.header.height >= right.header.height:
+            raise ProofError(
+                f"hops: expected rising heights, got {left.header.height} before "
+                f"{right.header.height}"
+            )
+    for block in hops[:-1]:
+        verify_light_block(block, chain_id)
+        verify_commit(block, chain_id, exact=True)
+        if block.header.height > consensus.height:
+            with suppress(NotEnoughTrust):
+                consensus = _follow(consensus, block, chain_id, now_ms)
+    if hops[-1].header.height > consensus.height:
+        return _follow(consensus, hops[-1], chain_id, now_ms)
+    look_back(consensus, hops[-1], chain_id, now_ms=now_ms, exact=True)
+    return consensus
+
+
+def _follow(
+    consensus: TrustedConsensus, block: LightBlock, chain_id: str, now_ms: int | None
+) -> TrustedConsensus:
+    return follow(
+        consensus, block, chain_id, now_ms=now_ms, max_clock_drift_ms=MAX_DRIFT_MS, exact=True
+    )
+
+
+def verify_header(
+    header_bytes: bytes, finality: bytes, chain: str, trusted: TrustedNetwork, *,
+    now_ms: int | None = None,
+) -> Header:  # fmt: skip
+    """Judge a header and what makes it final; returns the header.
+
+    Raises: as :func:`verify_final`.
+    """
+    return verify_final(header_bytes, finality, chain, trusted, now_ms=now_ms)[0]

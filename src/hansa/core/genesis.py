@@ -8,6 +8,7 @@ from msgspec import Meta
 from hansa.core.codec import U8, U32, ChainName, Name, Value, encode, make_decoder
 from hansa.core.hashing import Digest, digester
 from hansa.core.keys import PublicKey
+from hansa.core.validatorset import MAX_VALIDATORS, Validator
 
 MAX_CHAINS: Final = 64
 MAX_MODULES: Final = 64
@@ -46,6 +47,8 @@ class Genesis(Value):
     chains: Annotated[tuple[ChainGenesis, ...], Meta(min_length=1, max_length=MAX_CHAINS)]
     validators: Annotated[tuple[PublicKey, ...], Meta(min_length=1, max_length=100)]
     """Ed25519 keys that sign checkpoints; the solo engine has one."""
+    consensus: Annotated[tuple[Validator, ...], Meta(max_length=MAX_VALIDATORS)]
+    """Keys that vote on blocks at first, and their power; none for the solo engine."""
     max_block_transactions: Annotated[int, Meta(ge=1, le=0xFFFF)]
     state_root_interval: Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)]
     """S: after each block whose height is a multiple of S the state is rooted."""
@@ -65,3 +68,8 @@ def compute_network_id(genesis: Genesis) -> bytes:
 def checkpoint_origin(network: bytes, chain: str) -> str:
     """Return the origin line of a chain's checkpoints, which is its verifier key's name too."""
     return f"hansa/{network.hex()[2:18]}/{chain}"
+
+
+def consensus_chain_id(network: bytes) -> str:
+    """Return what CometBFT calls a network: at most 50 characters."""
+    return f"hansa-{network.hex()[2:18]}"

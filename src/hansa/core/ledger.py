@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +21,11 @@ from hansa.core.block import (
 )
 from hansa.core.chain import Chain
 from hansa.core.codec import encode
-from hansa.core.errors import Malformed, OperatorError
+from hansa.core.errors import Malformed, NotThere, OperatorError
 from hansa.core.finality import CheckpointSigner, FinalHeader
 from hansa.core.genesis import Genesis, compute_network_id
 from hansa.core.module import DEADLINES_INDEX, Rulebook
+from hansa.core.restoration import make_base, settle_restoration
 from hansa.core.stateroot import compute_state_root
 from hansa.core.tilelog import EdgeError, TileLog
 from hansa.core.transaction import Transaction
@@ -71,8 +73,6 @@ class Ledger:
         self.genesis = genesis
         self.network = compute_network_id(genesis)
         self._signer = signer
-        self.block_log = BlockLog(folder / "blocks")
-        self.store = StateStore(folder / "state")
         self._roots: dict[int, Future[dict[str, bytes]]] = {}
         self._rooting = ThreadPoolExecutor(1, "state-root")
         self._unflushed_blocks = 0
@@ -83,16 +83,40 @@ class Ledger:
         """Blocks that opening had to run again."""
         self.published: dict[str, FinalHeader] = {}
         """The newest durable header of each chain, and what makes it final."""
+        self.find_finality: Callable[[BlockRecord, str], bytes | None] = find_recorded_finality
+        """What makes a chain's header of a block final; None while nothing does. An engine whose
+        blocks are final by consensus puts its own way in this place."""
         self.chains: dict[str, Chain] = {}
+        settle_restoration(folder)
+        self._open(rulebooks, on_replay)
+
+    # Opening.
+
+    def _open(
+        self, rulebooks: Mapping[str, Rulebook], on_replay: Callable[[int, int], None] | None
+    ) -> None:
+        self.store = StateStore(self.folder / "state")
+        try:
+            base = self.store.get_meta(b"base")
+            self.base: BlockRecord | None = decode_block_record(base) if base else None
+            """What stands for the block before the first in the block log: headers alone. None
+            where the log begins with the genesis."""
+            self.block_log = self._open_block_log()
+        except BaseException:
+            self.store.close()
+            raise
         try:
             self._check_network()
-            for ordinal, chain in enumerate(genesis.chains):
-                self.chains[chain.name] = self._open_chain(ordinal, rulebooks[chain.name])
+            for ordinal, start in enumerate(self.genesis.chains):
+                fresh = self._open_chain(ordinal, rulebooks[start.name])
+                # Those who hold a chain go on to hold it when another state takes its place.
+                vars(self.chains.setdefault(start.name, fresh)).update(vars(fresh))
+            self.height = self.store.height - 1
             self._catch_up(on_replay)
         except (EdgeError, Malformed, msgspec.DecodeError) as error:
             self._let_go()
             raise OperatorError(
-                f"{folder}/state: expected what a node of this release has flushed, got other "
+                f"{self.folder}/state: expected what a node of this release has flushed, got other "
                 f"bytes ({error}); remove this folder and start again: the state is replayed from "
                 f"the block log"
             ) from error
@@ -100,7 +124,12 @@ class Ledger:
             self._let_go()
             raise
 
-    # Opening.
+    def _open_block_log(self) -> BlockLog:
+        log = BlockLog(self.folder / "blocks")
+        if log.height > 0 or self.base is None:
+            return log
+        log.close()
+        return BlockLog(self.folder / "blocks", first_height=self.base.height + 2)
 
     def _check_network(self) -> None:
         stored = self.store.get_meta(b"network")
@@ -115,14 +144,21 @@ class Ledger:
                 f"{self.block_log.height} as in {self.folder}/blocks: the block log has lost its "
                 f"end; restore it, or remove the state folder to replay what is left"
             )
-        self.height = self.store.height - 1
+        begin = self.base.height + 1 if self.base else 0
+        if self.first_height > begin:
+            raise OperatorError(
+                f"{self.folder}/blocks: expected a block log from height {begin} on, got one from "
+                f"{self.first_height} on, as a node has that began from a snapshot or dropped old "
+                f"blocks: its state can't be replayed; restore {self.folder}/state from a backup, "
+                f"or remove {self.folder} and join again"
+            )
         if time := self.store.get_meta(b"time"):
             self.time_ms = int.from_bytes(time, "big")
 
     def _open_published(self, chain: str) -> None:
         header = self.store.get_meta(b"header/" + chain.encode())
         finality = self.store.get_meta(b"finality/" + chain.encode())
-        if header is not None and finality is not None:
+        if header is not None and finality:
             self.published[chain] = FinalHeader(header=header, finality=finality)
             self._finality[chain] = finality
 
@@ -143,6 +179,7 @@ class Ledger:
             log=TileLog(
                 tiles,
                 self.store.get_meta(b"edge/" + meta),
+                begin=self._begin_of(start.name).size,
                 repair=lambda: self.rebuild_tiles(start.name),
             ),
             header=decode_header(header_bytes) if header_bytes else None,
@@ -175,6 +212,10 @@ class Ledger:
             if on_replay:
                 on_replay(self.height, last)
 
+    def _begin_of(self, chain: str) -> TileLog:
+        """Return a chain's log as it was before the first block in the block log."""
+        return TileLog(self._open_tiles(chain), self.store.get_meta(b"begin/" + chain.encode()))
+
     def _open_tiles(self, chain: str) -> TileStore:
         # Tiles are not synced, and are written before their block is durable: after a power failure
         # some may be torn or missing, and others may belong to a block that was lost and whose
@@ -189,8 +230,8 @@ class Ledger:
         Raises: OperatorError if the block log leads to another root than its own headers state.
         """
         size = self.chains[name].log.size
-        scratch = TileLog(self._open_tiles(name))
-        blocks = self.iterate_blocks(0)
+        scratch = self._begin_of(name)
+        blocks = self.iterate_blocks(self.base.height + 1 if self.base else 0)
         while scratch.size < size:
             part = next(part for part in next(blocks).chains if part.chain == name)
             if part.header is None:
@@ -241,7 +282,14 @@ class Ledger:
         applied: dict[str, AppliedBlock] = {}
         try:
             for name, chain in self.chains.items():
-                applied[name] = apply_block(chain, height, time_ms, submissions.get(name, ()))
+                applied[name] = apply_block(
+                    chain,
+                    height,
+                    time_ms,
+                    submissions.get(name, ()),
+                    # A new node judges the state it is given by the headers in force.
+                    shows_roots=bool(self.genesis.consensus),
+                )
         except BaseException:
             for chain in self.chains.values():
                 chain.drop_block()
@@ -302,9 +350,12 @@ class Ledger:
             self.flush()
 
     def publish(self, block: NetworkBlock) -> None:
-        """Let a block that has become durable be served: its headers are what proofs lead to."""
+        """Let a block that has become durable be served: its headers are what proofs lead to.
+
+        Where consensus makes a block final, the engine publishes it once the next one shows that.
+        """
         for part in block.record.chains:
-            if part.header is not None:
+            if part.header is not None and part.finality:
                 self.published[part.chain] = FinalHeader(
                     header=encode(part.header), finality=part.finality
                 )
@@ -312,11 +363,19 @@ class Ledger:
     # Reading.
 
     def read_block(self, height: int) -> BlockRecord:
-        """Return a durable block: record height + 1 of the block log, which counts from 1."""
+        """Return a durable block: record height + 1 of the block log, which counts from 1.
+
+        Raises: NotThere for a block before those this node has; KeyError for one to come.
+        """
+        if height < self.first_height:
+            raise NotThere(
+                f"height: expected one from {self.first_height} on, where this node begins, got "
+                f"{height}; ask a node that keeps older blocks"
+            )
         return decode_block_record(self.block_log.read(height + 1))
 
     def iterate_blocks(self, first_height: int) -> Iterator[BlockRecord]:
-        """Yield the durable blocks from a height on."""
+        """Yield the durable blocks from a height on, which must be kept here."""
         for _, payload in self.block_log.iterate(first_height + 1):
             yield decode_block_record(payload)
 
@@ -324,6 +383,17 @@ class Ledger:
         """Return the earliest deadline on any chain, or None."""
         times = [chain.next_deadline_ms() for chain in self.chains.values()]
         return min((time for time in times if time is not None), default=None)
+
+    @property
+    def first_height(self) -> int:
+        """The oldest block in the block log; 0 unless this node began from a snapshot, or has
+        dropped old ones."""
+        return self.block_log.first_height - 1
+
+    @property
+    def network_hash(self) -> bytes:
+        """The root over the app_hash of every chain: 32 bytes."""
+        return compute_network_hash([(name, one.app_hash) for name, one in self.chains.items()])
 
     @property
     def header_by_chain(self) -> dict[str, Header]:
@@ -350,7 +420,7 @@ class Ledger:
             meta[b"edge/" + key] = chain.log.edge()
             meta[b"header/" + key] = encode(chain.header)
             meta[b"app/" + key] = chain.app_hash
-            meta[b"finality/" + key] = self._finality[name]
+            meta[b"finality/" + key] = self._finality.get(name, b"")
         for height, roots in self._roots.items():
             for name, root in roots.result().items():
                 meta[b"root/" + name.encode() + height.to_bytes(8, "big")] = root
@@ -388,6 +458,58 @@ class Ledger:
         assert stored is not None, f"state root of block {taken_at} was never stored"
         return taken_at, stored
 
+    # Beginning later than the genesis.
+
+    def restore(self) -> None:
+        """Go on as the ledger that :class:`Restoration` has finished beside this one.
+
+        Chains and all that hold them stay; whoever follows the blocks finds them to begin after
+        ``base``. Call it where no block runs. Raises: StorageError, OperatorError.
+        """
+        rulebooks = {name: chain.rulebook for name, chain in self.chains.items()}
+        for roots in self._roots.values():
+            roots.result()
+        self._roots.clear()
+        self._finality.clear()
+        self.published.clear()
+        self._unflushed_blocks = 0
+        self.store.close()
+        self.block_log.close()
+        settle_restoration(self.folder)
+        self._open(rulebooks, None)
+
+    def prune(self, below_height: int) -> int:
+        """Drop whole files of blocks below a height; returns the first height that is left.
+
+        The caller sees to it that nobody needs those blocks: neither the read model, nor snapshots,
+        nor proofs. The state of this node can't be replayed from the genesis any more. Call it
+        where no block runs. Raises: StorageError.
+        """
+        flushed = self.store.height - 1
+        first = self.block_log.first_height_without(min(below_height, flushed) + 1) - 1
+        if first <= self.first_height:
+            return self.first_height
+        base = make_base(first - 1, self._headers_before(first))
+        meta = {b"base": encode(base)}
+        for part in base.chains:
+            assert part.header is not None
+            edge = self.chains[part.chain].log.edge_at(part.header.log_size)
+            meta[b"begin/" + part.chain.encode()] = edge
+        self.store.commit([], height=self.store.height, meta=meta)
+        self.base = base
+        for name, chain in self.chains.items():
+            chain.log.begin = self._begin_of(name).size
+        self.block_log.drop_below(first + 1)
+        return first
+
+    def _headers_before(self, height: int) -> list[Header]:
+        """Return the headers in force before a block, from those before the first in the log on."""
+        parts = {part.chain: part.header for part in self.base.chains} if self.base else {}
+        first = self.first_height
+        for record in islice(self.iterate_blocks(first), height - first):
+            parts |= {part.chain: part.header for part in record.chains if part.header is not None}
+        return [header for name in self.chains if (header := parts[name]) is not None]
+
     def close(self) -> None:
         """Bring the state store up to date and let go of the files."""
         try:
@@ -400,3 +522,8 @@ class Ledger:
         self._rooting.shutdown(wait=True)
         self.store.close()
         self.block_log.close()
+
+
+def find_recorded_finality(record: BlockRecord, chain: str) -> bytes | None:
+    """Return the finality proof that was written with a block; None where there is none."""
+    return next((part.finality for part in record.chains if part.chain == chain), b"") or None

@@ -35,6 +35,7 @@ from hansa.core.errors import Malformed
 from hansa.core.finality import FinalHeader, Finality, TrustedNetwork, verify_header
 from hansa.core.hashing import Digest, digester
 from hansa.core.keys import verify_signatures
+from hansa.core.lightclient import NotEnoughTrust, TrustExpired
 from hansa.core.merkle import ProofError, leaf_hash, verify_consistency, verify_inclusion
 from hansa.core.packet import decode_page
 from hansa.core.transaction import (
@@ -204,8 +205,11 @@ def unpack_bundle(data: bytes) -> Bundle:
         raise ProofError(error.text) from None
 
 
-def verify_bundle(data: bytes, trust: Trust) -> Judgement:
+def verify_bundle(data: bytes, trust: Trust, now_ms: int | None = None) -> Judgement:
     """Judge a proof file against what the verifier trusts; no I/O, no clock.
+
+    ``now_ms`` is the verifier's time: trust in the validators of a network on CometBFT ends with
+    its trusting period. Without it only the order of the headers' own times is judged.
 
     Steps: 1 the file is well-formed, its facts in order and none twice; 2 its network is trusted;
     3 each header is final; 4 each fact stands under its header; 5 nothing in the file is unused.
@@ -221,13 +225,13 @@ def verify_bundle(data: bytes, trust: Trust) -> Judgement:
             judgement.reason = f"network {bundle.network.hex()} is not among those trusted"
             return judgement
         judgement.steps.append(f"2 network {bundle.network.hex()} is trusted")
-        headers = _verify_headers(bundle, trusted)
+        headers = _verify_headers(bundle, trusted, now_ms)
         for name, header in headers.items():
             text = f"3 {name}: log of {header.log_size} entries at height {header.height} is final"
             judgement.steps.append(text)
         used: set[str] = set()
         for number, fact in enumerate(bundle.facts, 1):
-            proven = _verify_fact(fact, headers, trusted)
+            proven = _verify_fact(fact, headers, trusted, now_ms)
             used.add(proven.chain)
             judgement.facts.append(proven)
             judgement.steps.append(f"4.{number} {_describe(proven)}")
@@ -236,6 +240,8 @@ def verify_bundle(data: bytes, trust: Trust) -> Judgement:
     except ProofError as error:
         judgement.reason = str(error)
         judgement.facts = []
+        if isinstance(error, NotEnoughTrust | TrustExpired):
+            judgement.outcome = Outcome.CANNOT_TELL
         return judgement
     judgement.outcome = Outcome.VALID
     return judgement
@@ -246,7 +252,9 @@ def _describe(proven: ProvenFact) -> str:
     return f"{proven.kind} on {proven.chain}{place}, height {proven.height}"
 
 
-def _verify_headers(bundle: Bundle, trusted: TrustedNetwork) -> dict[str, Header]:
+def _verify_headers(
+    bundle: Bundle, trusted: TrustedNetwork, now_ms: int | None
+) -> dict[str, Header]:
     headers: dict[str, Header] = {}
     for final in bundle.headers:
         try:
@@ -255,7 +263,7 @@ def _verify_headers(bundle: Bundle, trusted: TrustedNetwork) -> dict[str, Header
             raise ProofError(error.text) from None
         if headers and chain <= max(headers):
             raise ProofError(f"headers: expected one a chain, sorted by name, got {chain!r} next")
-        headers[chain] = verify_header(final.header, final.finality, chain, trusted)
+        headers[chain] = verify_header(final.header, final.finality, chain, trusted, now_ms=now_ms)
     return headers
 
 
@@ -280,7 +288,9 @@ def _header_of(chain: str, headers: dict[str, Header]) -> Header:
     return header
 
 
-def _verify_fact(fact: AnyFact, headers: dict[str, Header], trusted: TrustedNetwork) -> ProvenFact:
+def _verify_fact(
+    fact: AnyFact, headers: dict[str, Header], trusted: TrustedNetwork, now_ms: int | None
+) -> ProvenFact:
     if isinstance(fact, TransactionFact):
         return _verify_transaction(fact, headers)
     if isinstance(fact, BlockFact):
@@ -291,7 +301,7 @@ def _verify_fact(fact: AnyFact, headers: dict[str, Header], trusted: TrustedNetw
         return _verify_disclosure(fact, headers)
     if isinstance(fact, PageFact):
         return _verify_page(fact, headers)
-    return _verify_consistency_fact(fact, headers, trusted)
+    return _verify_consistency_fact(fact, headers, trusted, now_ms)
 
 
 def verify_leaf(leaf: Leaf, headers: dict[str, Header]) -> Entry:
@@ -438,9 +448,9 @@ def _verify_page(fact: PageFact, headers: dict[str, Header]) -> ProvenFact:
 
 
 def _verify_consistency_fact(
-    fact: ConsistencyFact, headers: dict[str, Header], trusted: TrustedNetwork
+    fact: ConsistencyFact, headers: dict[str, Header], trusted: TrustedNetwork, now_ms: int | None
 ) -> ProvenFact:
     new = _header_of(fact.chain, headers)
-    old = verify_header(fact.header, fact.finality, fact.chain, trusted)
+    old = verify_header(fact.header, fact.finality, fact.chain, trusted, now_ms=now_ms)
     verify_consistency(old.log_size, old.log_root, new.log_size, new.log_root, fact.path)
     return ProvenFact("consistency", fact.chain, old.height, old.time_ms, None)

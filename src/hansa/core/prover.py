@@ -16,6 +16,7 @@ from hansa.core.block import (
     decode_stored_receipt,
 )
 from hansa.core.codec import encode
+from hansa.core.errors import NotThere as NotThere
 from hansa.core.finality import FinalHeader
 from hansa.core.ledger import Ledger
 from hansa.core.merkle import compute_inclusion_path, leaf_hash
@@ -58,8 +59,8 @@ class Delivery(NamedTuple):
     """Sequence after the last item."""
 
 
-class NotThere(LookupError):
-    """No such fact in this ledger."""
+class NotFinal(NotThere):
+    """A fact that nothing makes final yet; it will be, with one of the next blocks."""
 
 
 def get_chain_record(ledger: Ledger, chain: str, height: int) -> ChainRecord:
@@ -126,8 +127,9 @@ def prove_consistency(ledger: Ledger, chain: str, old_height: int) -> Bundle:
     assert part.header is not None
     new_size = decode_header(final.header).log_size
     path = ledger.chains[chain].log.prove_consistency(part.header.log_size, new_size)
+    finality = require_finality(ledger, ledger.read_block(old_height), chain)
     fact = ConsistencyFact(
-        chain=chain, header=encode(part.header), finality=part.finality, path=tuple(path)
+        chain=chain, header=encode(part.header), finality=finality, path=tuple(path)
     )
     return _make_bundle(ledger, {chain: final}, [fact])
 
@@ -137,16 +139,29 @@ def prove_packets(ledger: Ledger, chain: str, height: int, page: int) -> Bundle:
 
     Raises: NotThere.
     """
-    delivery = make_delivery(ledger.read_block(height), chain, [page])
+    delivery = make_delivery(ledger, ledger.read_block(height), chain, [page])
     proof = delivery.pages[0]
     fact = PageFact(chain=chain, page=proof.page, index=proof.index, path=proof.path)
     return _make_bundle(ledger, {chain: delivery.final}, [fact])
 
 
-def make_delivery(record: BlockRecord, chain: str, pages: Sequence[int]) -> Delivery:
+def require_finality(ledger: Ledger, record: BlockRecord, chain: str) -> bytes:
+    """Return what makes a chain's header of a block final.
+
+    Raises: NotFinal while nothing does: consensus shows it with the block after.
+    """
+    finality = ledger.find_finality(record, chain)
+    if finality is None:
+        raise NotFinal(f"height: expected a block that is final, got {record.height}")
+    return finality
+
+
+def make_delivery(
+    ledger: Ledger, record: BlockRecord, chain: str, pages: Sequence[int]
+) -> Delivery:
     """Return pages of a block's outbox with their proofs and the block's final header.
 
-    Raises: NotThere.
+    Raises: NotThere, NotFinal.
     """
     part = find_chain(record, chain)
     encoded = [encode(page) for page in part.pages]
@@ -160,7 +175,8 @@ def make_delivery(record: BlockRecord, chain: str, pages: Sequence[int]) -> Deli
         for page in pages
     )
     last = part.pages[max(pages)]
-    final = FinalHeader(header=encode(part.header), finality=part.finality)
+    finality = require_finality(ledger, record, chain)
+    final = FinalHeader(header=encode(part.header), finality=finality)
     return Delivery(final, proofs, last.first + len(last.items))
 
 

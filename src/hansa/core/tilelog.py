@@ -15,6 +15,7 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from hansa.core.errors import NotThere
 from hansa.core.merkle import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -75,6 +76,10 @@ class TilePath(NamedTuple):
 
 class NotInLog(ValueError):
     """An entry or a size is asked for that the log does not have."""
+
+
+class TileNotKept(NotThere):
+    """A tile is asked for that was full before this node began, and can't be derived here."""
 
 
 class TileDamaged(RuntimeError):
@@ -195,15 +200,18 @@ class TileLog:
     """
 
     def __init__(
-        self, store: Tiles, edge: bytes | None = None, *, repair: Callable[[], object] | None = None
-    ) -> None:
+        self, store: Tiles, edge: bytes | None = None, *, begin: int = 0,
+        repair: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
         """Open the log that was exported as `edge`, or an empty one.
 
-        `repair` derives all full tiles again; it is called once when a damaged one is met.
+        Tiles that were full when the log had `begin` entries may be missing for good. `repair`
+        derives all others again; it is called once when a damaged one is met.
 
         Raises: EdgeError if the bytes are not those of an edge.
         """
         self._store = store
+        self.begin = begin
         self._edge = _EMPTY if edge is None else _decode_edge(edge)
         self._cache: OrderedDict[tuple[int, int], Sequence[Sequence[bytes]]] = OrderedDict()
         self._cache_lock = Lock()
@@ -228,6 +236,22 @@ class TileLog:
         tails = [b"".join(row) for row in edge.rows[TILE_HEIGHT::TILE_HEIGHT]]
         record = _EdgeRecord(EDGE_VERSION, edge.size, list(edge.entries), tails)
         return msgspec.msgpack.encode(record)
+
+    def edge_at(self, size: int) -> bytes:
+        """Return the right edge as it was when the log had `size` entries.
+
+        Raises: NotInLog if the size is not from 0 to that of the log; TileDamaged, TileNotKept.
+        """
+        edge = self._edge
+        _check_size(size, edge)
+        entries = [self.entry(index) for index in range(size - size % TILE_WIDTH, size)]
+        tails = []
+        for level in range(1, (size.bit_length() + TILE_HEIGHT - 1) // TILE_HEIGHT):
+            height = level * TILE_HEIGHT
+            end = size >> height
+            nodes = range(end - end % TILE_WIDTH, end)
+            tails.append(b"".join([self._node(edge, height, index) for index in nodes]))
+        return msgspec.msgpack.encode(_EdgeRecord(EDGE_VERSION, size, entries, tails))
 
     def stage(self, entries: Sequence[bytes]) -> Staged:
         """Return what the log would be with these entries after its own; nothing changes.
@@ -364,7 +388,7 @@ class TileLog:
         bundle, offset = divmod(index, TILE_WIDTH)
         if bundle == edge.size // TILE_WIDTH:
             return edge.entries[offset]
-        return self._mended(lambda: self._entry_of_bundle(edge, bundle, offset))
+        return self._mended(lambda: self._entry_of_bundle(edge, bundle, offset), 0, bundle)
 
     def _entry_of_bundle(self, edge: _Edge, bundle: int, offset: int) -> bytes:
         path = tile_path(ENTRIES, bundle)
@@ -387,7 +411,8 @@ class TileLog:
             return None
         if known < TILE_WIDTH:
             return b"".join(edge.rows[level * TILE_HEIGHT][:width])
-        return self._mended(lambda: self._read_tile(level, index))[: width * HASH_BYTES]
+        data = self._mended(lambda: self._read_tile(level, index), level, index)
+        return data[: width * HASH_BYTES]
 
     def entry_bundle(self, index: int, width: int = TILE_WIDTH) -> bytes | None:
         """Return the first `width` entries of a bundle, or None if the log has no such bundle.
@@ -401,13 +426,13 @@ class TileLog:
         if known < TILE_WIDTH:
             return _frame(edge.entries[:width])
         path = tile_path(ENTRIES, index)
-        entries = self._mended(lambda: _split_bundle(self._read(path), path))
+        entries = self._mended(lambda: _split_bundle(self._read(path), path), 0, index)
         return _frame(entries[:width])
 
     def find_damaged(self) -> list[str]:
         """Return the paths of full tiles that are missing or torn, as sizes show.
 
-        Of the newest `RECHECKED` the content is read as well: a file may have got its length and
+        Those that could not be derived again are passed over. Of the newest `RECHECKED` the content is read as well: a file may have got its length and
         not its bytes before the power failed.
         """
         edge = self._edge
@@ -416,10 +441,11 @@ class TileLog:
             count = edge.size >> TILE_HEIGHT * (level + 1)
             if count == 0:
                 break
-            paths = [tile_path(level, index) for index in range(count)]
+            begin = self.begin >> TILE_HEIGHT * (level + 1)
+            paths = [tile_path(level, index) for index in range(begin, count)]
             damaged += [path for path in paths if self._store.size(path) != TILE_BYTES]
         bundles = edge.size // TILE_WIDTH
-        for index in range(bundles):
+        for index in range(self.begin // TILE_WIDTH, bundles):
             path = tile_path(ENTRIES, index)
             is_new = index >= bundles - RECHECKED
             if not self._store.size(path) or (is_new and not self._is_bundle_sound(index)):
@@ -434,10 +460,16 @@ class TileLog:
             return False
         return b"".join(hashes) == self._store.read(tile_path(0, index))
 
-    def _mended(self, read: Callable[[], R]) -> R:
+    def _mended(self, read: Callable[[], R], level: int, index: int) -> R:
         try:
             return read()
         except TileDamaged:
+            # Anyone may ask for such a tile: nothing is derived in vain for it.
+            if index < self.begin >> TILE_HEIGHT * (level + 1):
+                raise TileNotKept(
+                    f"entries: expected some from {self.begin} on, where this node begins, got "
+                    f"tile {index} of level {level}"
+                ) from None
             if self._repair is None:
                 raise
             self._repair()
@@ -482,7 +514,7 @@ class TileLog:
             if nodes is not None:
                 self._cache.move_to_end((level, index))
                 return nodes
-        rows = self._mended(lambda: self._load_rows(edge, level, index))
+        rows = self._mended(lambda: self._load_rows(edge, level, index), level, index)
         self._remember((level, index), rows)
         return rows
 

@@ -21,18 +21,17 @@ from hansa.core.prover import (
     NotThere,
     Place,
     get_receipt,
-    make_delivery,
     prove_places,
 )
 from hansa.core.readmodel import Kind
 from hansa.core.tilelog import TilePath, tile_path
 from hansa.core.transaction import envelope_digest
 from hansa.interface.http.problems import BadParameter, ReadModelBehind
+from hansa.network.intake import Inclusion, Settled
 from hansa.network.relay import MAX_DELIVERIES
-from hansa.network.solo import Inclusion, Settled
 from hansa.node.home import make_readable_trust
 from hansa.node.node import Node
-from hansa.node.relay_end import group_pages, make_anchored
+from hansa.node.relay_end import make_anchored
 from hansa.service.anchoring.rules import ANCHORS
 from hansa.service.catalogue.views import select_revisions
 from hansa.service.link.rules import CLIENTS, IN
@@ -44,6 +43,9 @@ DEFAULT_LIMIT: Final = 50
 MAX_FACTS_ASKED: Final = 500
 MAX_CURSOR_CHARACTERS: Final = 400
 MAX_SEARCH_CHARACTERS: Final = 100
+FINAL_WAIT_S: Final = 30.0
+"""How long an answer waits for a block that makes its receipts final."""
+
 RESEND_WAIT_S: Final = 2.0
 """How long a repeated envelope waits for the read model, which knows the first one's receipt."""
 
@@ -286,8 +288,7 @@ class Answers:
 
         Raises: NotThere.
         """
-        self._check_chain(chain)
-        final = self.node.ledger.published[chain]
+        final = self.node.get_final(chain)
         return {"header": final.header.hex(), "finality": final.finality.hex()}
 
     def consistency(self, chain: str, old: int, new: int) -> Row:
@@ -298,7 +299,7 @@ class Answers:
         self._check_chain(chain)
         log = self.node.ledger.chains[chain].log
         # What is not durable yet is shown to nobody.
-        size = self.log_size_of(self.published(chain))
+        size = self.log_size_of(self.node.get_final(chain))
         if not 1 <= old <= new <= size:
             expected = f"1 <= old <= new <= {size}"
             raise BadParameter(field="old, new", expected=expected, given=[old, new])
@@ -345,11 +346,7 @@ class Answers:
         self._check_chain(chain)
         if not 1 <= limit <= MAX_DELIVERIES:
             raise BadParameter(field="limit", expected=f"1 to {MAX_DELIVERIES}", given=limit)
-        rows = self.node.get_outbox(chain, destination, first, limit)
-        deliveries = [
-            make_delivery(self.node.read_block(height), chain, pages)
-            for height, pages in group_pages(rows)
-        ]
+        deliveries = self.node.get_deliveries(chain, destination, first, limit)
         return {"items": [_show_delivery(delivery) for delivery in deliveries]}
 
     def _chain(self, chain: str) -> Chain:
@@ -399,9 +396,13 @@ class Answers:
     def _read_receipt(self, place: Place) -> Receipt:
         return get_receipt(self.node.ledger, place)
 
-    def published(self, chain: str) -> FinalHeader:
-        """Return the header that receipts given from now on can be proven under."""
-        return self.node.ledger.published[chain]
+    def final_for(self, chain: str, verdicts: Sequence[object]) -> FinalHeader:
+        """Return a final header that these receipts can be proven under, once there is one.
+
+        Where consensus makes blocks final, that is a block later. Raises: NotThere, NotFinal.
+        """
+        leaves = [verdict.leaf for verdict in verdicts if isinstance(verdict, Inclusion)]
+        return self.node.wait_final(chain, max(leaves, default=-1) + 1, FINAL_WAIT_S)
 
     def log_size_of(self, final: FinalHeader) -> int:
         """Return the log size that a header states."""

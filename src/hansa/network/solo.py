@@ -1,152 +1,35 @@
 """The solo engine: one process that orders, checks, makes durable and answers.
 
 Two threads in a row. Intake takes what was submitted, decodes it and has the signatures verified
-on all cores. Execution runs the block, makes it
-durable and answers each submitter; while it waits for the disk, intake works on the next block.
+on all cores. Execution runs the block, makes it durable and answers each submitter; while it waits
+for the disk, intake works on the next block.
 """
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from msgspec import Struct
-
-from hansa.core.block import Receipt
-from hansa.core.errors import BlockFull, Refused
+from hansa.core.errors import BlockFull
 from hansa.core.ledger import Ledger, NetworkBlock
 from hansa.core.transaction import Transaction
+from hansa.network.intake import (
+    MAX_WAITING,
+    EngineNumbers,
+    EngineStopped,
+    Inclusion,
+    Intake,
+    Waiting,
+    stopped_by,
+)
 from hansa.network.verifiers import Verifiers
-
-_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_WAITING: Final = 20_000
-"""Transactions that may wait; beyond it submitters are told to come back."""
-
-MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-
 BLOCK_INTERVAL_S: Final = 0.004
 """How long intake waits for company once the first transaction of a block is there."""
-
-RETRY_AFTER_S: Final = 1
-
-
-class EngineBusy(Exception):
-    """The queue is full: nothing was taken, come back in ``retry_after_s``."""
-
-    retry_after_s = RETRY_AFTER_S
-
-
-class EngineStopped(Exception):
-    """The engine acknowledges nothing any more; the text says why."""
-
-
-class Inclusion(Struct, frozen=True, gc=False):
-    """A durable receipt and where it stands."""
-
-    chain: str
-    height: int
-    leaf: int
-    """Index of the entry in the chain's log."""
-    digest: bytes
-    """Of the envelope."""
-    receipt: Receipt
-
-
-Settled = Inclusion | Refused
-"""What became of a transaction: a durable receipt, or why it leaves nothing."""
-
-
-class _Answer(Future[Any]):
-    """A future that a submitter can't cancel: what was taken is run, and has to be answered."""
-
-    def cancel(self) -> bool:
-        """Refuse; a web server cancels what it waits for when its client goes away."""
-        return False
-
-
-class _Single:
-    """One transaction and the future that answers for it."""
-
-    __slots__ = ("answer",)
-
-    def __init__(self) -> None:
-        self.answer = _Answer()
-
-    def settle(self, _place: int, settled: Settled) -> None:
-        """Answer: a receipt is the result, a refusal is raised."""
-        if isinstance(settled, Inclusion):
-            self.answer.set_result(settled)
-        else:
-            self.answer.set_exception(settled)
-
-    def give_up(self, error: EngineStopped) -> None:
-        """Tell the submitter that no answer will come."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-class _Batch:
-    """Transactions handed in together, and the one future that answers for all of them.
-
-    A future for each would cost a tenth of what judging a transaction does.
-    """
-
-    __slots__ = ("_left", "_lock", "_settled", "answer")
-
-    def __init__(self, count: int) -> None:
-        self.answer = _Answer()
-        self._settled: list[Any] = [None] * count
-        self._left = count
-        self._lock = threading.Lock()
-        if count == 0:
-            self.answer.set_result([])
-
-    def settle(self, place: int, settled: Settled) -> None:
-        """Answer for one of them; with the last, the submitter is told."""
-        self._settled[place] = settled
-        with self._lock:
-            self._left -= 1
-            is_last = self._left == 0
-        if is_last:
-            self.answer.set_result(self._settled)
-
-    def give_up(self, error: EngineStopped) -> None:
-        """Tell the submitter that no answer will come."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-class _Waiting:
-    __slots__ = ("batch", "chain", "envelope", "is_signed", "place", "transaction")
-
-    def __init__(self, chain: str, envelope: bytes, batch: _Batch | _Single, place: int) -> None:
-        self.chain = chain
-        self.envelope = envelope
-        self.batch = batch
-        self.place = place
-        self.transaction: Transaction | None = None
-        self.is_signed = False
-
-    def settle(self, settled: Settled) -> None:
-        self.batch.settle(self.place, settled)
-
-
-@dataclass
-class EngineNumbers:
-    """Counters for the metrics page."""
-
-    blocks: int = 0
-    included: int = 0
-    rejected: int = 0
-    refused: int = 0
-    sync_seconds: list[float] = field(default_factory=list)
 
 
 class SoloEngine:
@@ -159,75 +42,45 @@ class SoloEngine:
         self.ledger = ledger
         self.clock = clock
         """Milliseconds since 1970; may jump, block time never goes back."""
-        self.max_waiting = max_waiting
-        self.block_interval_s = block_interval_s
         self.on_block: list[Callable[[NetworkBlock], None]] = []
         """Called in the execution thread after a block is durable; must be quick."""
-        self.failed: BaseException | None = None
-        self.numbers = EngineNumbers()
-        self._queue: deque[_Waiting] = deque()
-        self._waiting_bytes = 0
-        self._in_hand = 0
-        self._lock = threading.Condition()
-        self._ready: deque[list[_Waiting]] = deque()
+        self._verifiers = Verifiers()
+        self._intake = Intake(
+            ledger, self._verifiers.verify, max_waiting=max_waiting, interval_s=block_interval_s
+        )
+        self.submit = self._intake.submit
+        self.submit_batch = self._intake.submit_batch
+        self._ready: deque[list[Waiting]] = deque()
         self._ready_lock = threading.Condition()
         self._questions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._verifiers = Verifiers()
         self._threads: list[threading.Thread] = []
-        self._stopping = False
 
-    # Submitting.
+    # What it is doing.
 
-    def submit(self, chain: str, envelope: bytes) -> "Future[Inclusion]":
-        """Queue a transaction.
+    @property
+    def failed(self) -> BaseException | None:
+        """Why it acknowledges nothing any more."""
+        return self._intake.failed
 
-        The future gives the durable receipt (also of one that a rule refused), or raises Refused
-        for one that leaves nothing, EngineStopped if the engine stops first. Raises:
-        EngineStopped, EngineBusy.
-        """
-        single = _Single()
-        self._queue_all([_Waiting(chain, envelope, single, 0)])
-        return single.answer
+    @property
+    def trouble(self) -> str:
+        """Nothing: what this engine needs is in this process."""
+        return ""
 
-    def submit_batch(self, chain: str, envelopes: Sequence[bytes]) -> "Future[list[Settled]]":
-        """Queue transactions in order, all or none.
-
-        The future gives for each its durable receipt, or the Refused of one that leaves nothing.
-        Raises: EngineStopped, EngineBusy.
-        """
-        batch = _Batch(len(envelopes))
-        self._queue_all(
-            [_Waiting(chain, envelope, batch, place) for place, envelope in enumerate(envelopes)]
-        )
-        return batch.answer
-
-    def _queue_all(self, waiting: Sequence[_Waiting]) -> None:
-        envelopes = [item.envelope for item in waiting]
-        size = sum(len(envelope) for envelope in envelopes)
-        with self._lock:
-            self._refuse_if_stopped()
-            is_full = len(self._queue) + len(waiting) > self.max_waiting
-            if is_full or self._waiting_bytes + size > MAX_WAITING_BYTES:
-                raise EngineBusy(f"queue: expected room for {len(waiting)}, got none")
-            self._queue.extend(waiting)
-            self._waiting_bytes += size
-            self._lock.notify()
-
-    def _refuse_if_stopped(self) -> None:
-        if self.failed is not None:
-            raise _stopped_by(self.failed)
-        if self._stopping:
-            raise EngineStopped("the node is shutting down")
+    @property
+    def numbers(self) -> EngineNumbers:
+        """Counters for the metrics page."""
+        return self._intake.numbers
 
     @property
     def unanswered(self) -> int:
         """Transactions in the queue or being judged."""
-        return len(self._queue) + self._in_hand
+        return self._intake.unanswered
 
     @property
     def waiting(self) -> int:
         """Transactions in the queue."""
-        return len(self._queue)
+        return self._intake.waiting
 
     # Threads.
 
@@ -240,22 +93,21 @@ class SoloEngine:
 
     def stop(self) -> None:
         """Finish what was taken, then stop. Safe to call twice."""
-        with self._lock:
-            self._stopping = True
-            self._lock.notify_all()
+        self._intake.stop()
         with self._ready_lock:
             self._ready_lock.notify_all()
         for thread in self._threads:
             thread.join()
         self._threads = []
         self._verifiers.close()
-        self._answer_leftovers(EngineStopped("the node is shutting down"))
+        self._give_up(EngineStopped("the node is shutting down"))
 
     def _run_intake(self) -> None:
-        batch: list[_Waiting] | None = []
+        batch: list[Waiting] | None = []
+        limit = self.ledger.genesis.max_block_transactions
         try:
-            while (batch := self._collect()) is not None:
-                self._judge(batch)
+            while (batch := self._intake.collect(limit)) is not None:
+                self._intake.judge(batch)
                 with self._ready_lock:
                     while len(self._ready) >= 2 and self.failed is None:
                         self._ready_lock.wait(0.1)
@@ -263,13 +115,13 @@ class SoloEngine:
                     self._ready_lock.notify_all()
             if self.failed is not None:
                 # Execution may have failed while this thread held a batch.
-                self._answer_leftovers(_stopped_by(self.failed))
+                self._give_up(stopped_by(self.failed))
         except BaseException as error:
             self._fail(error, batch or [])
             raise
 
     def _run_execution(self) -> None:
-        batch: list[_Waiting] = []
+        batch: list[Waiting] = []
         try:
             while self.failed is None:
                 with self._ready_lock:
@@ -280,9 +132,8 @@ class SoloEngine:
                 self._answer_questions()
                 if batch or self.is_deadline_due():
                     self._execute(batch)
-                    with self._lock:
-                        self._in_hand -= len(batch)
-                elif self._stopping and not self._threads[0].is_alive():
+                    self._intake.finish(len(batch))
+                elif self._intake.is_stopping and not self._threads[0].is_alive():
                     return
         except BaseException as error:
             self._fail(error, batch)
@@ -293,10 +144,8 @@ class SoloEngine:
 
         Returns None where there was nothing to do.
         """
-        limit = self.ledger.genesis.max_block_transactions
-        batch = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-        self._waiting_bytes -= sum(len(item.envelope) for item in batch)
-        self._judge(batch)
+        batch = self._intake.take_now(self.ledger.genesis.max_block_transactions)
+        self._intake.judge(batch)
         if not batch and not self.is_deadline_due():
             return None
         try:
@@ -311,53 +160,12 @@ class SoloEngine:
         return deadline is not None and deadline < max(self.clock(), self.ledger.time_ms)
 
     def _idle_seconds(self) -> float:
-        if self._stopping:
+        if self._intake.is_stopping:
             return 0.01
         deadline = self.ledger.next_deadline_ms()
         if deadline is None:
             return 0.25
         return min(0.25, max(0.001, (deadline + 1 - self.clock()) / 1000))
-
-    # Intake.
-
-    def _collect(self) -> list[_Waiting] | None:
-        """Wait for work; a batch is full, or as old as the block interval. None when stopped."""
-        limit = self.ledger.genesis.max_block_transactions
-        with self._lock:
-            while not self._queue:
-                if self._stopping or self.failed is not None:
-                    return None
-                self._lock.wait(0.25)
-            if len(self._queue) < limit and not self._stopping:
-                due = time.monotonic() + self.block_interval_s
-                while len(self._queue) < limit and (left := due - time.monotonic()) > 0:
-                    self._lock.wait(left)
-            batch = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-            self._waiting_bytes -= sum(len(item.envelope) for item in batch)
-            self._in_hand += len(batch)
-        return batch
-
-    def _judge(self, batch: list[_Waiting]) -> None:
-        """Decode, and verify every signature; what can't be decoded is answered here."""
-        claims: list[tuple[bytes, bytes, bytes]] = []
-        for item in batch:
-            chain = self.ledger.chains.get(item.chain)
-            try:
-                if chain is None:
-                    known = ", ".join(self.ledger.chains)
-                    raise UnknownChain(known=known, given=item.chain)
-                item.transaction = chain.decode_transaction(item.envelope)
-                claims += item.transaction.claims
-            except Refused as refusal:
-                self.numbers.refused += 1
-                item.settle(refusal)
-        verdicts = self._verifiers.verify(claims)
-        start = 0
-        for item in batch:
-            if item.transaction is not None:
-                end = start + len(item.transaction.claims)
-                item.is_signed = all(verdicts[start:end])
-                start = end
 
     # Questions.
 
@@ -370,7 +178,7 @@ class SoloEngine:
             return function()
         question: Future[Any] = Future()
         with self._ready_lock:
-            self._refuse_if_stopped()
+            self._intake.refuse_if_stopped()
             self._questions.append((function, question))
             self._ready_lock.notify_all()
         answer: T = question.result()
@@ -386,20 +194,20 @@ class SoloEngine:
 
     # Execution.
 
-    def _execute(self, batch: list[_Waiting]) -> NetworkBlock | None:
+    def _execute(self, batch: list[Waiting]) -> NetworkBlock | None:
         """Run what was taken in one block, or in several where the receipts fill one.
 
         Returns the last.
         """
         made: NetworkBlock | None = None
-        left: list[_Waiting] = batch
+        left: list[Waiting] = batch
         while True:
             block, left = self._make_block(left)
             made = block or made
             if not left:
                 return made
 
-    def _make_block(self, batch: list[_Waiting]) -> tuple[NetworkBlock | None, list[_Waiting]]:
+    def _make_block(self, batch: list[Waiting]) -> tuple[NetworkBlock | None, list[Waiting]]:
         """Run a block, make it durable, then answer; an empty outcome leaves no block.
 
         Returns it, and what it had no room for.
@@ -416,7 +224,7 @@ class SoloEngine:
             started = time.perf_counter()
             self.ledger.block_log.sync()
             self.ledger.publish(block)
-            self._count(block, time.perf_counter() - started)
+            self.numbers.count(block, time.perf_counter() - started)
         left = self._answer(batch, block)
         if block.is_empty:
             return None, left
@@ -424,19 +232,9 @@ class SoloEngine:
             callback(block)
         return block, left
 
-    def _count(self, block: NetworkBlock, seconds: float) -> None:
-        numbers = self.numbers
-        numbers.blocks += 1
-        numbers.sync_seconds = [*numbers.sync_seconds[-99:], seconds]
-        for applied in block.chains.values():
-            for verdict in applied.verdicts:
-                if verdict.transaction is not None:
-                    numbers.included += 1
-                    numbers.rejected += verdict.receipt.error is not None
-
-    def _answer(self, batch: list[_Waiting], block: NetworkBlock) -> list[_Waiting]:
+    def _answer(self, batch: list[Waiting], block: NetworkBlock) -> list[Waiting]:
         """Tell each submitter what became of it; returns what waits for the next block."""
-        left: list[_Waiting] = []
+        left: list[Waiting] = []
         waiting = {id(item.transaction): item for item in batch if item.transaction is not None}
         for name, applied in block.chains.items():
             leaf = applied.first_leaf
@@ -455,40 +253,19 @@ class SoloEngine:
 
     # Failing.
 
-    def _fail(self, error: BaseException, batch: Sequence[_Waiting]) -> None:
+    def _fail(self, error: BaseException, batch: Sequence[Waiting]) -> None:
         """Stop acknowledging, for good: whoever waits is told why."""
-        if self.failed is None:
-            self.failed = error
-            _log.error("stopped acknowledging: %s", error)
-        self._answer_leftovers(_stopped_by(error), batch)
-        with self._lock:
-            self._lock.notify_all()
+        self._intake.fail(error)
+        self._give_up(stopped_by(error), batch)
         with self._ready_lock:
             self._ready_lock.notify_all()
 
-    def _answer_leftovers(self, error: EngineStopped, batch: Sequence[_Waiting] = ()) -> None:
-        with self._lock:
-            leftovers = [*batch, *self._queue]
-            self._queue.clear()
-            self._waiting_bytes = 0
+    def _give_up(self, error: EngineStopped, batch: Sequence[Waiting] = ()) -> None:
         with self._ready_lock:
-            for ready in self._ready:
-                leftovers += ready
+            leftovers = [*batch, *(item for ready in self._ready for item in ready)]
             self._ready.clear()
             questions = list(self._questions)
             self._questions.clear()
-        for item in leftovers:
-            item.batch.give_up(error)
+        self._intake.give_up(error, leftovers)
         for _, question in questions:
             question.set_exception(error)
-
-
-def _stopped_by(error: BaseException) -> EngineStopped:
-    return EngineStopped(f"the node has stopped acknowledging: {error}")
-
-
-class UnknownChain(Refused):
-    """The chain named is not hosted here."""
-
-    number = 12
-    says = "chain: expected one of {known}, got {given}"

@@ -8,8 +8,10 @@ from msgspec import Struct
 from hansa.core.codec import encode
 from hansa.core.errors import OperatorError
 from hansa.core.genesis import ChainGenesis, Genesis, ModuleGenesis
+from hansa.core.lightclient import TrustedConsensus, trust_genesis
 from hansa.core.module import Module, Rulebook
 from hansa.core.readmodel import Views
+from hansa.core.validatorset import Validator
 from hansa.service.anchoring import model as anchoring_model
 from hansa.service.anchoring import rules as anchoring_rules
 from hansa.service.anchoring.views import VIEWS as ANCHORING_VIEWS
@@ -31,6 +33,9 @@ from hansa.service.orders.views import VIEWS as ORDERS_VIEWS
 from hansa.service.shipments import model as shipments_model
 from hansa.service.shipments import rules as shipments_rules
 from hansa.service.shipments.views import VIEWS as SHIPMENTS_VIEWS
+from hansa.service.validators import model as validators_model
+from hansa.service.validators import rules as validators_rules
+from hansa.service.validators.views import VIEWS as VALIDATORS_VIEWS
 
 CHAINS: Final = ("product", "trade", "logistics", "anchor")
 REGISTRY: Final = "anchor"
@@ -46,6 +51,7 @@ VIEWS: Final[Mapping[str, Views]] = {
     "orders": ORDERS_VIEWS,
     "shipments": SHIPMENTS_VIEWS,
     "anchoring": ANCHORING_VIEWS,
+    "validators": VALIDATORS_VIEWS,
 }
 
 
@@ -58,11 +64,13 @@ def make_rulebook(chain: str) -> Rulebook:
     members = members_rules.MembersRules()
     members.connect(link.for_module(members_model.MODULE))
     anchoring = anchoring_rules.AnchoringRules(link.for_module(anchoring_model.MODULE), members)
+    validators = validators_rules.ValidatorsRules(link.for_module(validators_model.MODULE), members)
     modules = [
         link_rules.make_module(link, LINK_VIEWS),
         members_rules.make_module(members, MEMBERS_VIEWS),
         anchoring_rules.make_module(anchoring, ANCHORING_VIEWS),
         *_make_trade_modules(chain, link, members),
+        validators_rules.make_module(validators, VALIDATORS_VIEWS),
     ]
     routes = {m.number: (m.on_packet, m.on_acknowledgement) for m in modules}
     link.connect(routes, members)
@@ -105,9 +113,26 @@ class GenesisTerms(Struct, frozen=True):
     return_answer_ms: int = 14 * DAY_MS
     delivery_grace_ms: int = 30 * DAY_MS
     max_hold_ms: int = 366 * DAY_MS
+    max_changed_permille: int = 333
     max_block_transactions: int = 4_000
     state_root_interval: int = 1_000
     state_root_delay: int = 100
+
+
+class FirstSets(Struct, frozen=True):
+    """Who votes on blocks at first, here and on other networks."""
+
+    seat: str
+    """The chain that holds this network's set."""
+    consensus: tuple[validators_model.FirstValidator, ...]
+    seats: tuple[validators_model.FirstSeat, ...]
+    trusted: TrustedConsensus | None
+    """What the network's chains trust of each other; None for the solo engine."""
+
+
+def find_seat(chains: Sequence[str]) -> str:
+    """Return which of a network's chains holds its set of validators."""
+    return REGISTRY if REGISTRY in chains else chains[0]
 
 
 def make_genesis(
@@ -118,15 +143,21 @@ def make_genesis(
     time_ms: int,
     founders: Sequence[members_model.Founder],
     validators: Sequence[bytes],
+    consensus: Sequence[validators_model.FirstValidator] = (),
+    seats: Sequence[validators_model.FirstSeat] = (),
     chains: Sequence[str] = CHAINS,
     terms: GenesisTerms | None = None,
 ) -> Genesis:
     """Return the genesis of a network that hosts these chains.
 
     Chains of this network know each other from the start; those of other networks are let in by
-    resolution (``link.open_client``).
+    resolution (``link.open_client``). ``consensus`` votes on blocks at first; the solo engine has
+    none. ``seats`` are the first sets of the other networks that the registry's own one governs.
     """
     terms = terms or GenesisTerms()
+    first = tuple(Validator(one.key, one.power) for one in consensus)
+    trusted = trust_genesis(first, time_ms * 1_000_000, terms.trusting_period_ms) if first else None
+    sets = FirstSets(find_seat(chains), tuple(consensus), tuple(seats), trusted)
     return Genesis(
         version=1,
         name=name,
@@ -134,10 +165,11 @@ def make_genesis(
         is_sandbox=is_sandbox,
         time_ms=time_ms,
         chains=tuple(
-            _make_chain_genesis(chain, chains, tuple(founders), tuple(validators), terms)
+            _make_chain_genesis(chain, chains, tuple(founders), tuple(validators), sets, terms)
             for chain in chains
         ),
         validators=tuple(validators),
+        consensus=first,
         max_block_transactions=terms.max_block_transactions,
         state_root_interval=terms.state_root_interval,
         state_root_delay=terms.state_root_delay,
@@ -149,12 +181,15 @@ def _make_chain_genesis(
     chains: Sequence[str],
     founders: tuple[members_model.Founder, ...],
     validators: tuple[bytes, ...],
+    sets: FirstSets,
     terms: GenesisTerms,
 ) -> ChainGenesis:
     siblings = [other for other in sorted(chains) if other != chain]
     params: dict[int, object] = {
         link_model.MODULE: link_model.LinkParams(
-            peers=tuple(link_model.PeerGenesis(peer, None, validators) for peer in siblings),
+            peers=tuple(
+                link_model.PeerGenesis(peer, None, validators, sets.trusted) for peer in siblings
+            ),
             trusting_period_ms=terms.trusting_period_ms,
             max_clock_drift_ms=terms.max_clock_drift_ms,
             heartbeat_ms=terms.heartbeat_ms,
@@ -190,6 +225,14 @@ def _make_chain_genesis(
             trade="trade",
             packet_lifetime_ms=terms.packet_lifetime_ms,
             grace_ms=terms.delivery_grace_ms,
+        ),
+        validators_model.MODULE: validators_model.ValidatorsParams(
+            registry=REGISTRY,
+            is_seat=chain == sets.seat,
+            max_changed_permille=terms.max_changed_permille,
+            packet_lifetime_ms=terms.packet_lifetime_ms,
+            first=sets.consensus if chain == sets.seat else (),
+            seats=sets.seats if chain == REGISTRY else (),
         ),
     }
     modules = tuple(

@@ -11,10 +11,33 @@ from msgspec import Struct
 
 from hansa.core.codec import encode, to_readable
 from hansa.core.errors import Malformed, OperatorError
-from hansa.core.finality import TrustedNetwork
+from hansa.core.finality import trust_network
 from hansa.core.genesis import Genesis, compute_network_id, decode_genesis
 from hansa.core.keystore import KeyStore
 from hansa.core.proof import Trust
+from hansa.network.comet.config import CometSettings
+
+
+class CometConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """How this node's CometBFT listens, finds its peers and paces itself."""
+
+    settings: CometSettings
+    """What its own config.toml says; where the application listens is filled in at every start."""
+    is_ours: bool = True
+    """Whether the node starts CometBFT and keeps it running; else somebody else does."""
+    socket: str = ""
+    """Path where the application listens; empty for a fresh one at every start."""
+    verifiers: int = 2
+    """Worker processes that verify signatures."""
+    halt_height: int = 0
+    """After this block the node stops, to be started with another release; 0 for never."""
+    kept_blocks: int = 0
+    """Blocks that are kept at least; 0 for all."""
+    snapshots: int = 2
+    """Snapshots for new nodes that are kept; 0 for none."""
+    relay_patience_ms: int = 0
+    """How long packets are left to the relays of others before this node carries them: one after
+    another takes over, instead of all carrying the same."""
 
 
 class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +50,8 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     max_waiting: int = 20_000
     http: dict[str, Any] = {}
     """Limits of the HTTP door."""
+    comet: CometConfig | None = None
+    """For a network that runs on CometBFT; None for the solo engine."""
 
 
 def create_home(
@@ -113,8 +138,7 @@ def load_config(home: Path) -> NodeConfig:
 
 def make_trust(genesis: Genesis) -> Trust:
     """Return what a verifier must trust to judge proofs of this network."""
-    network = TrustedNetwork(compute_network_id(genesis), genesis.validators)
-    return Trust((network,))
+    return Trust((trust_network(genesis),))
 
 
 def make_readable_trust(genesis: Genesis) -> dict[str, Any]:
@@ -127,6 +151,7 @@ def make_readable_trust(genesis: Genesis) -> dict[str, Any]:
                 "is_sandbox": genesis.is_sandbox,
                 "chains": [chain.name for chain in genesis.chains],
                 "validators": [key.hex() for key in genesis.validators],
+                "consensus": to_readable(trust_network(genesis).consensus),
             }
         ]
     }

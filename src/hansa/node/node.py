@@ -14,21 +14,30 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 
 from hansa.core.apply import get_sequence
-from hansa.core.block import BlockRecord, ChainRecord
+from hansa.core.block import BlockRecord, ChainRecord, compute_app_hash, decode_header
 from hansa.core.errors import Numbered, OperatorError
-from hansa.core.finality import CheckpointSigner, make_verifier_key, note_of
+from hansa.core.finality import CheckpointSigner, FinalHeader, make_verifier_key, note_of
 from hansa.core.keystore import KeyStore
 from hansa.core.ledger import Ledger, NetworkBlock
 from hansa.core.proof import pack_bundle
-from hansa.core.prover import NotThere, Place, prove_places
+from hansa.core.prover import (
+    Delivery,
+    NotFinal,
+    NotThere,
+    Place,
+    make_delivery,
+    prove_places,
+)
 from hansa.core.readmodel import Kind, ReadModel, make_outbox_row
 from hansa.core.tilelog import ENTRIES, TilePath
 from hansa.core.transaction import Message
+from hansa.network.comet.engine import CometEngine, CometTerms
+from hansa.network.intake import Engine, EngineStopped, Inclusion, Settled
 from hansa.network.relay import Relay
-from hansa.network.solo import EngineStopped, Inclusion, Settled, SoloEngine
+from hansa.network.solo import SoloEngine
 from hansa.node.composition import VIEWS, make_rulebook
 from hansa.node.home import NodeConfig, load_config, load_genesis
-from hansa.node.relay_end import LocalEnd
+from hansa.node.relay_end import LocalEnd, group_pages
 from hansa.storage.errors import StorageError
 from hansa.storage.lock import HomeLock
 from hansa.storage.sql import open_engine, show_database
@@ -100,21 +109,27 @@ class Node:
             raise
 
     def _open(self, clock: Callable[[], int]) -> None:
-        signer = CheckpointSigner(self.keys.get_secret("validator"))
-        if signer.public not in self.genesis.validators:
+        self._signer = CheckpointSigner(self.keys.get_secret("validator"))
+        is_known = self._signer.public in self.genesis.validators
+        if not is_known and not self.genesis.consensus:
             raise OperatorError(
-                f"key 'validator': expected one of the genesis, got {signer.public.hex()}"
+                f"key 'validator': expected one of the genesis, got {self._signer.public.hex()}"
             )
         self.rulebooks = {chain.name: make_rulebook(chain.name) for chain in self.genesis.chains}
         self.ledger = Ledger(
             self.home / "ledger",
             self.genesis,
             self.rulebooks,
-            signer,
+            None if self.genesis.consensus else self._signer,
             on_replay=lambda done, total: self._progress("replaying blocks", done, total),
         )
         self.network = self.ledger.network
-        self.engine = SoloEngine(self.ledger, clock=clock, max_waiting=self.config.max_waiting)
+        self._final_condition = threading.Condition()
+        try:
+            self.engine = self._make_engine(clock)
+        except BaseException:
+            self.ledger.close()
+            raise
         self.engine.on_block.append(self._take_block)
         self.on_projected: list[Callable[[int], None]] = []
         self._recent: dict[int, BlockRecord] = {}
@@ -136,6 +151,36 @@ class Node:
         except BaseException:
             self.ledger.close()
             raise
+
+    def _make_engine(self, clock: Callable[[], int]) -> Engine:
+        """Return the engine that the genesis asks for."""
+        comet, max_waiting = self.config.comet, self.config.max_waiting
+        if not self.genesis.consensus:
+            return SoloEngine(self.ledger, clock=clock, max_waiting=max_waiting)
+        if comet is None:
+            raise OperatorError(
+                f"{self.home / 'config.json'}: expected how CometBFT is run, under 'comet', for "
+                f"this network has {len(self.genesis.consensus)} validators; got nothing"
+            )
+        terms = CometTerms(
+            home=self.home / "comet",
+            settings=comet.settings,
+            is_ours=comet.is_ours,
+            socket=Path(comet.socket) if comet.socket else None,
+            verifiers=comet.verifiers,
+            halt_height=comet.halt_height,
+            kept_blocks=comet.kept_blocks,
+            snapshots=comet.snapshots,
+        )
+        engine = CometEngine(self.ledger, terms, clock=clock, max_waiting=max_waiting)
+        engine.light_blocks.on_final.append(self._take_final)
+        return engine
+
+    def _take_final(self, _: int) -> None:
+        with self._final_condition:
+            self._final_condition.notify_all()
+        if self.relay is not None:
+            self.relay.wake()
 
     def _open_read_model(self) -> None:
         """Open the read model and bring it to the last block; a damaged file is built again."""
@@ -309,6 +354,25 @@ class Node:
             return [row for row in sent if row["end"] > first][:limit]
         return self.read_model.get_outbox(chain, destination, first, limit)
 
+    def get_deliveries(
+        self, chain: str, destination: str, first: int, limit: int, min_age_ms: int = 0
+    ) -> list[Delivery]:
+        """Return what makes a destination believe items from a sequence on; final blocks alone.
+
+        With ``min_age_ms``, only blocks that are so old.
+        """
+        deliveries: list[Delivery] = []
+        rows = self.get_outbox(chain, destination, first, limit)
+        for height, pages in group_pages(rows):
+            record = self.read_block(height)
+            if min_age_ms and record.time_ms + min_age_ms > self.engine.clock():
+                break
+            try:
+                deliveries.append(make_delivery(self.ledger, record, chain, pages))
+            except NotFinal:
+                break
+        return deliveries
+
     def _get_sent_end(self, chain: str, destination: str) -> int:
         """Return the sequence after the last item ever sent; the read model knows what was there
         when the node was opened, the blocks since then say it themselves."""
@@ -400,7 +464,7 @@ class Node:
             return f"read model: {describe_failure(self.projection_failed)}"
         if self._projector is None:
             return "not started"
-        return None
+        return self.engine.trouble or None
 
     def status(self) -> dict[str, Any]:
         """Return what the node is and where it stands."""
@@ -409,7 +473,7 @@ class Node:
             "network": self.network.hex(),
             "name": self.genesis.name,
             "is_sandbox": self.is_sandbox,
-            "engine": "solo",
+            "engine": "comet" if self.genesis.consensus else "solo",
             "height": self.ledger.height,
             "time_ms": self.ledger.time_ms,
             "ready": reason is None,
@@ -451,10 +515,45 @@ class Node:
 
         Raises: NotThere.
         """
+        final = self.get_final(chain)
+        if not self.genesis.consensus:
+            return note_of(final.finality)
+        # Consensus needs no note; this node signs what it has seen become final, for those who
+        # know of notes and of nothing else.
+        header = decode_header(final.header)
+        return note_of(self._signer.sign(header, compute_app_hash(header)))
+
+    def get_final(self, chain: str) -> FinalHeader:
+        """Return the newest final header of a chain.
+
+        Raises: NotThere, NotFinal while there is none.
+        """
+        if chain not in self.ledger.chains:
+            raise NotThere(f"chain: expected one of {', '.join(self.ledger.chains)}, got {chain}")
         final = self.ledger.published.get(chain)
         if final is None:
-            raise NotThere(f"chain: expected one of {', '.join(self.ledger.chains)}, got {chain}")
-        return note_of(final.finality)
+            raise NotFinal(f"chain: expected {chain} with a final block, got none yet")
+        return final
+
+    def wait_final(self, chain: str, log_size: int, timeout_s: float) -> FinalHeader:
+        """Return the newest final header of a chain, once there is one with so many entries.
+
+        Raises: NotThere, NotFinal if there is none by then.
+        """
+        if chain in self.ledger.chains and self._final_size(chain) < log_size:
+            with self._final_condition:
+                self._final_condition.wait_for(
+                    lambda: self._final_size(chain) >= log_size or self._stopping, timeout_s
+                )
+        final = self.get_final(chain)
+        size = decode_header(final.header).log_size
+        if size < log_size:
+            raise NotFinal(f"log of {chain}: expected {log_size} final entries, got {size} yet")
+        return final
+
+    def _final_size(self, chain: str) -> int:
+        final = self.ledger.published.get(chain)
+        return -1 if final is None else decode_header(final.header).log_size
 
     def vkey(self, chain: str) -> str:
         """Return the key that verifies a chain's checkpoints, in C2SP form.
@@ -463,7 +562,7 @@ class Node:
         """
         if chain not in self.ledger.chains:
             raise NotThere(f"chain: expected one of {', '.join(self.ledger.chains)}, got {chain}")
-        return str(make_verifier_key(self.network, chain, self.genesis.validators[0]))
+        return str(make_verifier_key(self.network, chain, self._signer.public))
 
     def tile(self, chain: str, path: TilePath) -> bytes | None:
         """Return a tile or an entry bundle, or None where the log doesn't reach."""

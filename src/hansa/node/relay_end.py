@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 from hansa.core.block import Header, decode_header
 from hansa.core.codec import make_decoder
 from hansa.core.errors import Malformed, Refused, WrongNonce
-from hansa.core.finality import FinalHeader
+from hansa.core.finality import FinalHeader, decode_consensus_finality
 from hansa.core.genesis import Genesis, compute_network_id
 from hansa.core.keys import SigningKey, compute_account
-from hansa.core.prover import Delivery, make_delivery
+from hansa.core.merkle import ProofError
+from hansa.core.prover import Delivery
 from hansa.core.transaction import Body, Message, Signer, sign_transaction
+from hansa.network.intake import EngineBusy, EngineStopped
 from hansa.network.relay import Anchorage, Anchored, RelayEnd, RelayTrouble
-from hansa.network.solo import EngineBusy, EngineStopped
 from hansa.service.anchoring.model import FORKED, Anchor, AnchoredChain, AnchoringParams
 from hansa.service.anchoring.model import MODULE as ANCHORING
 from hansa.service.anchoring.rules import ANCHORS
@@ -253,7 +254,10 @@ class ChainEnd(RelayEnd):
         if client is None or newest is None:
             return None
         header = _decode_header(source.chain, newest.header)
-        if not is_renewal_due(client, header, self._door.get_time_ms()):
+        if header.log_size <= client.latest.log_size or client.is_frozen:
+            return None
+        is_due = is_renewal_due(client, header, self._door.get_time_ms())
+        if not is_due and not _has_new_validators(client, newest, source.chain):
             return None
         update = UpdateClient(chain=source.chain, header=newest.header, finality=newest.finality)
         return self._submit([update])
@@ -293,6 +297,20 @@ class ChainEnd(RelayEnd):
             messages=tuple(messages),
         )
         return sign_transaction(body, [self._key])
+
+
+def _has_new_validators(client: Client, newest: Anchorage, chain: str) -> bool:
+    """Tell whether a network's validators are others than those the client trusts.
+
+    Shown each change as it comes, a client never has to leap over several.
+    """
+    if client.trusted.consensus is None:
+        return False
+    try:
+        block = decode_consensus_finality(newest.finality).hops[-1]
+    except ProofError as error:
+        raise RelayTrouble(chain, str(error)) from None
+    return (block.next_validators or block.validators) != client.trusted.consensus.validators
 
 
 def _find_anchoring(genesis: Genesis, name: str) -> AnchoringParams:
@@ -345,11 +363,9 @@ class LocalDoor(ChainDoor):
 
     def get_deliveries(self, destination: str, first: int, limit: int) -> Sequence[Delivery]:
         """Return blocks that hold items for a destination from a sequence on, in order."""
-        rows = self._node.get_outbox(self.chain, destination, first, limit)
-        return [
-            make_delivery(self._node.read_block(height), self.chain, pages)
-            for height, pages in group_pages(rows)
-        ]
+        comet = self._node.config.comet
+        patience_ms = comet.relay_patience_ms if comet else 0
+        return self._node.get_deliveries(self.chain, destination, first, limit, patience_ms)
 
     def get_consistency(self, old: int, new: int) -> Sequence[bytes]:
         """Return the path that ties two sizes of the log."""

@@ -303,6 +303,8 @@ class BlockLog:
         if not read_only:
             make_folder(self.folder)
         self._segments = self._list_segments()
+        self._dropped = 0
+        """How many of them are gone; they stay in the list, whose places readers go by."""
         self._check_first_height(first_height)
         self._height = (first_height or 1) - 1
         self._last_digest = NO_DIGEST
@@ -325,7 +327,9 @@ class BlockLog:
     @property
     def first_height(self) -> int:
         """The height of the first record, whether or not it has been written."""
-        return self._segments[0].first_height if self._segments else self._height + 1
+        if not self._segments:
+            return self._height + 1
+        return self._segments[self._dropped].first_height
 
     @property
     def height(self) -> int:
@@ -393,6 +397,31 @@ class BlockLog:
             except OSError as error:
                 raise self._fail(error, path, f"make block {height} durable") from error
             self._durable_height = height
+
+    def first_height_without(self, height: int) -> int:
+        """The first height after :meth:`drop_below` of `height`: that of a file, at most `height`."""
+        firsts = [segment.first_height for segment in self._segments[self._dropped :]]
+        return max([first for first in firsts if first <= height], default=self.first_height)
+
+    def drop_below(self, height: int) -> None:
+        """Removes, oldest first, the files that hold only records below `height`.
+
+        Raises: StorageError if an earlier write failed, StorageUnwritable.
+        """
+        self._refuse_if_failed()
+        first_height = self.first_height_without(height)
+        with self._rotation:
+            while self.first_height < first_height:
+                segment = self._segments[self._dropped]
+                try:
+                    segment.path.unlink()
+                    self._index_path(segment).unlink(missing_ok=True)
+                    # In this order after a power failure too: a gap would be taken for damage.
+                    sync_folder(self.folder)
+                except OSError as error:
+                    action = "remove a file of old blocks"
+                    raise as_storage_error(error.errno or 0, segment.path, action) from error
+                self._dropped += 1
 
     def close(self) -> None:
         """Releases the file; what was not synced is as good as never appended."""
@@ -582,7 +611,9 @@ class BlockLog:
         if not self._segments:
             return
         for position, segment in enumerate(self._segments):
-            if position > 0:
+            if position < self._dropped:
+                continue
+            if position > self._dropped:
                 self._check_seam(position)
             else:
                 self._header_digest(segment)

@@ -108,7 +108,7 @@ def _describe_node(error: Exception) -> Failure | None:
     from hansa.core.prover import NotThere
     from hansa.formats.online_retail import UnreadableFile
     from hansa.interface.client import Problem, RuleRefused, Unbelievable, Unreachable
-    from hansa.network.solo import EngineBusy, EngineStopped
+    from hansa.network.intake import EngineBusy, EngineStopped
 
     if isinstance(error, RuleRefused):
         return _rule_refused(error)

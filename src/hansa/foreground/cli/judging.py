@@ -4,6 +4,7 @@ Nobody should have to trust this process for more than it needs: it reads two fi
 answer. It is kept apart from the command tree, whose imports would take longer than the judging.
 """
 
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -59,7 +60,7 @@ def judge_files(file: Path, trust_file: Path, out: Output) -> int:
     trusted = read_trust(trust_file)
     with file.open("rb") as stream:
         data = stream.read(MAX_BUNDLE_BYTES + 1)
-    judgement = verify_bundle(data, trusted)
+    judgement = verify_bundle(data, trusted, time.time_ns() // 1_000_000)
     facts = [read_fact(fact) for fact in judgement.facts]
     if out.as_json:
         out.document(
@@ -200,6 +201,7 @@ MODULES: Final = {
     5: "orders",
     6: "shipments",
     7: "anchoring",
+    8: "validators",
 }
 
 

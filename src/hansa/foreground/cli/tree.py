@@ -33,12 +33,13 @@ FILES: Final[Mapping[str, tuple[str, ...]]] = {
     "shipments": ("shipments",),
     "link": ("link",),
     "anchoring": ("anchoring",),
+    "validators": ("validators",),
 }
 """Which file holds which commands, in the order of the help."""
 
 GROUPS: Final = frozenset(
     {"import", "keys", "token", "members", "bank", "catalogue", "orders", "shipments", "link"}
-    | {"anchoring"}
+    | {"anchoring", "validators"}
 )
 """Commands that have commands of their own: the file's whole app."""
 

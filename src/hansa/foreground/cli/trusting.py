@@ -28,7 +28,7 @@ def _read_network(path: Path, given: Any) -> TrustedNetwork:
     from hansa.core.codec import from_readable
 
     fields = given if isinstance(given, dict) else {}
-    wanted = {name: fields.get(name) for name in ("network", "validators")}
+    wanted = {name: fields.get(name) for name in ("network", "validators", "consensus")}
     try:
         network: TrustedNetwork = from_readable(TrustedNetwork, wanted)
     except Malformed as error:

@@ -19,7 +19,7 @@ from hansa.core.prover import NotThere, Place, prove_places
 from hansa.core.readmodel import TRANSACTIONS, Kind
 from hansa.core.transaction import Body
 from hansa.node.home import make_trust
-from hansa.node.node import Node
+from hansa.node.node import Node, system_clock
 from hansa.service.bank.views import CURRENCIES, HOLDS
 from hansa.service.catalogue.views import PRODUCTS
 from hansa.service.members.views import ACCOUNTS, ORGANISATIONS
@@ -425,7 +425,7 @@ class Questions:
     def judge(self, title: str, data: bytes) -> Verdict:
         """Have the verifier judge a file's bytes, as it would anywhere else."""
         digest = sha256(data).hexdigest()
-        judgement = verify_bundle(data, self.trust)
+        judgement = verify_bundle(data, self.trust, system_clock())
         is_kept = len(data) <= MAX_KEPT_PROOF_BYTES
         if is_kept:
             _remember(self._proofs, digest, (title, data), MAX_KEPT_PROOFS)

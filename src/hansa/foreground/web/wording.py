@@ -141,6 +141,11 @@ STATUSES: Final = {
     "failed": N_("Failed"),
     "taken": N_("Taken"),
     "moot": N_("Moot"),
+    "awaited": N_("Awaited"),
+    "seated": N_("Seated"),
+    "removed": N_("Removed"),
+    "jailed": N_("Jailed"),
+    "in_force": N_("In force"),
 }
 
 KINDS: Final = {
@@ -160,6 +165,8 @@ KINDS: Final = {
     "packet": (N_("Packet"), N_("Packets")),
     "anchor": (N_("Anchored chain"), N_("Anchored chains")),
     "fork": (N_("Fork"), N_("Forks")),
+    "validator": (N_("Validator"), N_("Validators")),
+    "validator_change": (N_("Change of validators"), N_("Changes of validators")),
     "transaction": (N_("Transaction"), N_("Transactions")),
 }
 """Singular and plural of each kind of object."""
@@ -257,6 +264,13 @@ COLUMNS: Final = {
     "app_hash": N_("App hash"),
     "evidence": N_("Evidence"),
     "issuance": N_("Account of issuance"),
+    "operator": N_("Run by"),
+    "seat": N_("Chain that holds the set"),
+    "power": N_("Voting power"),
+    "since_height": N_("Since height"),
+    "number": N_("Number"),
+    "cause": N_("Cause"),
+    "keys": N_("Keys"),
 }
 
 EVENTS: Final = {
@@ -308,6 +322,11 @@ EVENTS: Final = {
     "anchoring.fork_recorded": N_("Fork recorded"),
     "anchoring.fork_confirmed": N_("Fork confirmed"),
     "anchoring.anchor_reset": N_("Anchor reset"),
+    "validators.change_ordered": N_("Change of validators on its way"),
+    "validators.change_in_force": N_("Change of validators in force"),
+    "validators.change_failed": N_("Change of validators failed"),
+    "validators.validator_changed": N_("Validator recorded"),
+    "validators.jailed": N_("Validator jailed"),
     "bank.transferred": N_("Money transferred"),
     "bank.already_done": N_("Already done before"),
     "catalogue.announcement_failed": N_("Announcement not taken"),
@@ -365,5 +384,7 @@ MESSAGES: Final = {
     "anchoring.anchor": N_("Anchor a checkpoint"),
     "anchoring.report_fork": N_("Report a fork"),
     "anchoring.reset_anchor": N_("Reset an anchor"),
+    "validators.change": N_("Change validators"),
+    "validators.report": N_("Report a double vote"),
 }
 """What was asked for, as the list of a chain's entries says it."""

@@ -26,7 +26,7 @@ from hansa.interface.bench.scratch import (
 )
 from hansa.interface.sandbox.lives import make_generous_terms
 from hansa.interface.sandbox.roster import HAULIER, PARCELS, WHOLESALER
-from hansa.network.solo import Inclusion
+from hansa.network.intake import Inclusion
 from hansa.node.node import Node, system_clock
 from hansa.service.bank.model import Issue
 from hansa.service.catalogue.model import Register

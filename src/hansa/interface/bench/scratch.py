@@ -15,7 +15,7 @@ from hansa.core.transaction import Body, Envelope, Message, Signer, signing_hash
 from hansa.interface.sandbox.home import create_sandbox
 from hansa.interface.sandbox.roster import PAYMENTS, PLATFORM
 from hansa.interface.sandbox.signing import QuickKey
-from hansa.network.solo import Inclusion
+from hansa.network.intake import Inclusion
 from hansa.node.composition import GenesisTerms
 from hansa.node.home import load_keys
 from hansa.node.node import Node, system_clock

@@ -19,7 +19,7 @@ from hansa.interface.bench.scratch import (
     open_currency,
     register_customers,
 )
-from hansa.network.solo import EngineBusy, Inclusion, Settled
+from hansa.network.intake import EngineBusy, Inclusion, Settled
 from hansa.node.node import Node
 from hansa.service.bank.model import Transfer
 

@@ -267,7 +267,7 @@ class Conversation:
             return believed
 
     def _believe_bundle(self, data: bytes) -> Judgement:
-        judgement = verify_bundle(data, Trust((self._trusted(),)))
+        judgement = verify_bundle(data, Trust((self._trusted(),)), self._clock())
         if judgement.outcome is not Judged.VALID:
             raise Unbelievable(f"proof: {judgement.outcome.value}: {judgement.reason}")
         return judgement

@@ -11,7 +11,7 @@ from hansa.core.errors import Numbered
 from hansa.interface.answers import Answers
 from hansa.interface.client.outcomes import Included, Problem, Submitted
 from hansa.interface.http.problems import ANSWERED, ProblemDetails, describe
-from hansa.network.solo import Inclusion
+from hansa.network.intake import Inclusion
 from hansa.node.node import Node
 
 TIMEOUT_S: Final = 60.0
@@ -94,7 +94,11 @@ class LocalTransport:
         except ANSWERED as error:
             raise _to_problem(describe(error)) from error
         verdicts = answers.judge(batch.chain, batch.envelopes, answer)
-        final = answers.published(batch.chain)
+        proven = [one for index, one in enumerate(verdicts) if batch.proven(index)]
+        try:
+            final = answers.final_for(batch.chain, proven)
+        except ANSWERED as error:
+            raise _to_problem(describe(error)) from error
         size = -1
         items: list[Included | Problem] = []
         for index, verdict in enumerate(verdicts):

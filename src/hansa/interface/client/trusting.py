@@ -4,9 +4,9 @@ from typing import Any, Final
 
 import msgspec
 
-from hansa.core.codec import encode, make_decoder
+from hansa.core.codec import encode, from_readable, make_decoder
 from hansa.core.errors import Malformed, OperatorError
-from hansa.core.finality import TrustedNetwork
+from hansa.core.finality import TrustedNetwork, trust_network
 from hansa.core.genesis import Genesis, decode_genesis, network_id_of_bytes
 from hansa.core.proof import Trust
 from hansa.interface.client.believing import Unbelievable
@@ -30,8 +30,9 @@ def read_trust(data: bytes) -> Trust:
 
 
 def _read_network(network: dict[str, Any]) -> TrustedNetwork:
-    validators = tuple(bytes.fromhex(key) for key in network["validators"])
-    return TrustedNetwork(bytes.fromhex(network["network"]), validators)
+    wanted = {name: network.get(name) for name in ("network", "validators", "consensus")}
+    trusted: TrustedNetwork = from_readable(TrustedNetwork, wanted)
+    return trusted
 
 
 def believe_genesis(data: bytes, trust: Trust | None) -> tuple[Genesis, TrustedNetwork]:
@@ -46,7 +47,7 @@ def believe_genesis(data: bytes, trust: Trust | None) -> tuple[Genesis, TrustedN
         raise Unbelievable(f"genesis: {error.text}") from None
     network = network_id_of_bytes(data)
     if trust is None:
-        return genesis, TrustedNetwork(network, genesis.validators)
+        return genesis, trust_network(genesis)
     for trusted in trust.networks:
         if trusted.network == network:
             return genesis, trusted

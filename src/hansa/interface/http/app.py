@@ -44,6 +44,7 @@ from hansa.interface.http.routes import (
     shipments,
     status,
     transactions,
+    validators,
 )
 from hansa.interface.http.tokens import TokenStore
 from hansa.node.home import make_trust
@@ -59,7 +60,7 @@ open ends them there, or the server would wait for its listeners."""
 
 ROUTES: Final = (
     status, transactions, messages, proofs, logs, feed, relay,
-    members, bank, catalogue, orders, shipments, link, anchoring,
+    members, bank, catalogue, orders, shipments, link, anchoring, validators,
 )  # fmt: skip
 
 log = structlog.get_logger("hansa.http")

@@ -16,8 +16,8 @@ from hansa.core.errors import (
     WrongSignature,
     show,
 )
-from hansa.core.prover import NotThere
-from hansa.network.solo import EngineBusy, EngineStopped, UnknownChain
+from hansa.core.prover import NotFinal, NotThere
+from hansa.network.intake import EngineBusy, EngineStopped, UnknownChain
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -139,6 +139,7 @@ STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (IdempotencyKeyReused, 422),
     (RequestInProgress, 409),
     (RateExceeded, 429),
+    (NotFinal, 503),
     (NotThere, 404),
     (ReadModelBehind, 503),
     (FeedFull, 503),

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from hansa.core.finality import CheckpointSigner, TrustedNetwork
-from hansa.core.genesis import compute_network_id
+from hansa.core.finality import CheckpointSigner, TrustedNetwork, trust_network
 from hansa.core.hashing import digester
 from hansa.core.keystore import KeyStore
 from hansa.core.proof import Trust
@@ -108,7 +107,7 @@ def introduce(
 def _state_network(client: Client) -> TrustedNetwork:
     """Return what others must trust to believe a network; its client has judged the genesis."""
     genesis = client.genesis()
-    return TrustedNetwork(compute_network_id(genesis), genesis.validators)
+    return trust_network(genesis)
 
 
 def _let_in(

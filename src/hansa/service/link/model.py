@@ -24,6 +24,7 @@ from hansa.core.evidence import Evidence, HeaderBytes
 from hansa.core.finality import Finality, TrustedNetwork
 from hansa.core.hashing import ZERO_DIGEST, Digest, digester
 from hansa.core.keys import PublicKey
+from hansa.core.lightclient import TrustedConsensus
 from hansa.core.merkle import EMPTY_ROOT
 from hansa.core.packet import MAX_PAGE_BYTES
 from hansa.core.transaction import Event, Message, message_number
@@ -93,6 +94,8 @@ class PeerGenesis(Value):
     network: Digest | None
     """None for this same network, whose id can't stand in its own genesis."""
     validators: Annotated[tuple[PublicKey, ...], Meta(min_length=1, max_length=100)]
+    consensus: TrustedConsensus | None
+    """Whose votes make its blocks final; None for a network of the solo engine."""
 
 
 class LinkParams(Value):

@@ -9,7 +9,7 @@ from hansa.core.block import Header, app_hash_of_bytes
 from hansa.core.codec import clean_error_text, encode
 from hansa.core.errors import Malformed, Numbered, Refused, Rejected
 from hansa.core.evidence import Evidence, compute_evidence_digest, verify_evidence
-from hansa.core.finality import TrustedNetwork, verify_header
+from hansa.core.finality import TrustedNetwork, verify_final
 from hansa.core.hashing import digester
 from hansa.core.merkle import ProofError, leaf_hash, verify_inclusion
 from hansa.core.module import Context, Deadlines, Module
@@ -125,7 +125,7 @@ class LinkRules:
         PEERS.put(ctx, b"", Peers(()))
         self._schedule_beat(ctx, params)
         for peer in params.peers:
-            trusted = TrustedNetwork(peer.network or ctx.network, peer.validators)
+            trusted = TrustedNetwork(peer.network or ctx.network, peer.validators, peer.consensus)
             self._check_openable(ctx, peer.chain)
             self._open(ctx, peer.chain, trusted, params.trusting_period_ms)
 
@@ -151,7 +151,7 @@ class LinkRules:
         source = msg.source.encode()
         expected = (IN.get(ctx, source) or _FIRST).next
         pages = _decode_pages(ctx, expected, msg.pages)
-        header = self._verify_header(ctx, client, msg.header, msg.finality)
+        header, trusted = self._verify_header(ctx, client, msg.header, msg.finality)
         for index, proof in enumerate(msg.pages):
             _verify_page(index, proof, header)
         latest = _make_latest(header, msg.header)
@@ -167,7 +167,7 @@ class LinkRules:
         ctx.emit(Received(msg.source, header.height, first, len(items)))
         self._take_items(ctx, msg.source, first, items)
         # EVENTS
-        self._advance(ctx, client, latest)
+        self._advance(ctx, client, latest, trusted)
 
     def update_client(self, ctx: Context, msg: UpdateClient) -> None:
         """Verify a newer header, from whose time the trusting period runs anew.
@@ -177,7 +177,7 @@ class LinkRules:
         """
         # CHECKS
         client = self.require_client(ctx, msg.chain)
-        header = self._verify_header(ctx, client, msg.header, msg.finality)
+        header, trusted = self._verify_header(ctx, client, msg.header, msg.finality)
         latest = _make_latest(header, msg.header)
         if _is_fork(client.latest, latest):
             self._freeze_on_conflict(ctx, client, latest)
@@ -186,7 +186,7 @@ class LinkRules:
         if latest.log_size <= client.latest.log_size:
             raise NotNewer(expected=client.latest.log_size, given=latest.log_size)
         # EFFECTS, EVENTS
-        self._advance(ctx, client, latest)
+        self._advance(ctx, client, latest, trusted)
 
     def submit_evidence(self, ctx: Context, msg: SubmitEvidence) -> None:
         """Freeze the client of a chain that is proven to have forked.
@@ -232,8 +232,8 @@ class LinkRules:
             is_frozen=False,
             frozen_reason="",
         )
-        header = self._verify_header(ctx, fresh, msg.header, msg.finality)
-        fresh = replace(fresh, latest=_make_latest(header, msg.header))
+        header, trusted = self._verify_header(ctx, fresh, msg.header, msg.finality)
+        fresh = replace(fresh, trusted=trusted, latest=_make_latest(header, msg.header))
         _check_period(ctx, fresh)
         purpose = self._params(ctx).recover_purpose
         self._govern(ctx, msg.resolution, purpose, compute_subject(msg))
@@ -275,7 +275,7 @@ class LinkRules:
 
         Raises: UnknownClient, ClientFrozen, ClientExpired, BadHeader, HeaderFromFuture.
         """
-        return self._verify_header(ctx, self.require_client(ctx, chain), header, finality)
+        return self._verify_header(ctx, self.require_client(ctx, chain), header, finality)[0]
 
     def judge_evidence(self, ctx: Context, chain: str, evidence: Evidence) -> str:
         """Return in words what evidence shows, whether the client is frozen already or not.
@@ -451,27 +451,32 @@ class LinkRules:
 
     def _verify_header(
         self, ctx: Context, client: Client, header_bytes: bytes, finality: bytes
-    ) -> Header:
+    ) -> tuple[Header, TrustedNetwork]:
         # REPLAY PROTECTION: header and checkpoint name network and chain, so one chain's blocks are
         # worthless as another's, and those of a network's copy (a test network, a fork) as its own.
         try:
-            header = verify_header(header_bytes, finality, client.chain, client.trusted)
+            header, trusted = verify_final(header_bytes, finality, client.chain, client.trusted)
         except ProofError as error:
             raise BadHeader(chain=client.chain, reason=_cut_reason(error)) from None
         # A header from far ahead would stretch the trusting period by as much.
         limit = ctx.time_ms + self._params(ctx).max_clock_drift_ms
         if header.time_ms > limit:
             raise HeaderFromFuture(limit=limit, given=header.time_ms)
-        return header
+        return header, trusted
 
-    def _advance(self, ctx: Context, client: Client, latest: Latest) -> None:
-        """Remember a verified header if it is newer; pages of older blocks come late, and may."""
+    def _advance(
+        self, ctx: Context, client: Client, latest: Latest, trusted: TrustedNetwork
+    ) -> None:
+        """Remember a verified header if it is newer; pages of older blocks come late, and may.
+
+        With it goes the trust in who made it final, so that it follows the validators' changes.
+        """
         if latest.log_size <= client.latest.log_size:
             return
         # One of the items may have had a module freeze this very client meanwhile.
         now = CLIENTS.get(ctx, client.chain.encode())
         assert now is not None, "no client is ever removed"
-        client = replace(now, latest=latest)
+        client = replace(now, latest=latest, trusted=trusted)
         CLIENTS.put(ctx, client.chain.encode(), client)
         ctx.emit(ClientUpdated(client))
 

@@ -291,6 +291,14 @@ class MembersRules:
         if organisation is None or organisation.status != "admitted":
             _check_admitted(ctx, party.organisation)
 
+    def require_admitted(self, ctx: Context, organisation: bytes) -> None:
+        """Refuse an organisation that is no member in good standing.
+
+        Raises: UnknownOrganisation, OrganisationSuspended.
+        """
+        _require_organisation(ctx, organisation)
+        _check_admitted(ctx, organisation)
+
     def get_holder(self, ctx: Context, account: bytes) -> bytes | None:
         """Return the organisation that answers for an account, admitted or not, or None."""
         party = PARTIES.get(ctx, account)

@@ -20,7 +20,7 @@ from hansa.interface.http.problems import BadParameter, KeyNotAllowed, Unsupport
 from hansa.interface.http.routes.transactions import make_single
 from hansa.interface.http.schemas import make_operation, make_query, make_schema
 from hansa.interface.http.tokens import SUBMIT, Token
-from hansa.network.solo import Inclusion
+from hansa.network.intake import Inclusion
 
 SIGNERS = make_query(
     "signer",

@@ -34,7 +34,7 @@ from hansa.interface.http.problems import (
 )
 from hansa.interface.http.routes.objects import make_list_route, make_show_route
 from hansa.interface.http.schemas import BINARY, STRING, make_operation, make_query
-from hansa.network.solo import Inclusion
+from hansa.network.intake import Inclusion
 
 MSGPACK: Final = "application/msgpack"
 
@@ -149,7 +149,7 @@ def read_batch(kind: str, body: bytes) -> tuple[str, list[bytes]]:
 
 def make_single(door: Door, chain: str, included: Inclusion) -> StoredAnswer:
     """Return the answer to one envelope."""
-    final = door.answers.published(chain)
+    final = door.answers.final_for(chain, [included])
     shown = show_inclusion(door, included, final)
     content = {**shown, "header": final.header.hex(), "finality": final.finality.hex()}
     return StoredAnswer(200, JSON, msgspec.json.encode(content))
@@ -181,7 +181,7 @@ def make_batch(
     door: Door, chain: str, verdicts: Sequence[Verdict], is_binary: bool
 ) -> StoredAnswer:  # fmt: skip
     """Return the answer to a batch; in MessagePack with bytes, and no readable events."""
-    final = door.answers.published(chain)
+    final = door.answers.final_for(chain, verdicts)
     show = _show_binary if is_binary else show_inclusion
     items = [
         show(door, verdict, final)

@@ -1,0 +1,303 @@
+"""The gateway: bundles what users submit, hands it to the engine, answers once it is in a block.
+
+What was taken is answered. A bundle may be dropped on its way (a full mempool, a peer that dies):
+so what stands in no block after a while is bundled again, until it is included, refused or expired.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Final
+
+from hansa.core.apply import AppliedBlock, find_refusal
+from hansa.core.errors import BlockFull, Expired, Refused, WrongNonce, WrongSignature
+from hansa.core.ledger import Ledger, NetworkBlock
+from hansa.core.transaction import Body
+from hansa.network.comet.bundle import Item, cut, pack
+from hansa.network.comet.judged import Judged
+from hansa.network.comet.rpc import RpcClient, RpcTrouble
+from hansa.network.intake import EngineStopped, Inclusion, Intake, Waiting, stopped_by
+
+_log = logging.getLogger(__name__)
+
+BUNDLE_INTERVAL_S: Final = 0.02
+"""How long the first transaction of a bundle waits for company."""
+
+MAX_COLLECTED: Final = 1_000
+
+MAX_PENDING_BLOCKS: Final = 4
+"""Blocks' worth of transactions that may be on their way; beyond it the queue holds, and then
+refuses, so that the mempool of no node is flooded."""
+
+RESEND_AFTER_S: Final = 6.0
+"""A transaction that is in no block by then is handed in again."""
+
+RETRY_S: Final = 0.25
+
+Lane = tuple[str, bytes, int]
+"""Chain, account and lane: where sequences count."""
+
+
+class _Pending:
+    """A transaction on its way through the engine."""
+
+    __slots__ = ("item", "lane", "sent_at", "waiting")
+
+    def __init__(self, waiting: Waiting, item: Item, lane: Lane) -> None:
+        self.waiting = waiting
+        self.item = item
+        self.lane = lane
+        self.sent_at = 0.0
+
+    @property
+    def body(self) -> Body:
+        """What was signed."""
+        assert self.waiting.transaction is not None
+        return self.waiting.transaction.body
+
+
+class Gateway:
+    """Carries what the intake takes through the engine, and answers it."""
+
+    def __init__(
+        self, ledger: Ledger, intake: Intake, judged: Judged, rpc: RpcClient, execution: Executor,
+        *, on_failure: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
+        self._ledger = ledger
+        self._intake = intake
+        self._judged = judged
+        self._rpc = rpc
+        self._execution = execution
+        self._on_failure = on_failure
+        self._pending: dict[bytes, _Pending] = {}
+        self._sequences: dict[Lane, set[int]] = {}
+        self._unsent: deque[_Pending] = deque()
+        self._swept_at = time.monotonic()
+        self._changed = threading.Condition()
+        self._numbers = itertools.count(time.time_ns() % (1 << 62))
+        self._threads: list[threading.Thread] = []
+        self._is_over = False
+        self.trouble = ""
+        """Why the engine takes nothing at the moment; empty if it does."""
+        self.bundles = 0
+        self.resent = 0
+        """Transactions handed in more than once."""
+
+    @property
+    def pending(self) -> int:
+        """Transactions on their way, or in hand."""
+        return len(self._pending)
+
+    def start(self) -> None:
+        """Start taking and sending."""
+        for target, name in ((self._run_taking, "intake"), (self._run_sending, "gateway")):
+            thread = threading.Thread(target=self._guard, args=(target,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self, patience_s: float) -> None:
+        """Wait until what was taken is answered, as long as patience lasts; then give up."""
+        self._intake.stop()
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_drained() or self._is_failed, patience_s)
+            self._is_over = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self.give_up(EngineStopped("the node is shutting down"))
+
+    def _is_drained(self) -> bool:
+        return not self._pending and self._intake.unanswered == 0
+
+    @property
+    def _is_failed(self) -> bool:
+        return self._intake.failed is not None
+
+    def give_up(self, error: EngineStopped) -> None:
+        """Tell all who wait that no answer will come."""
+        with self._changed:
+            pending = [one.waiting for one in self._pending.values()]
+            self._pending.clear()
+            self._sequences.clear()
+            self._changed.notify_all()
+        self._intake.give_up(error, pending)
+
+    def _guard(self, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except BaseException as error:
+            self._on_failure(error)
+            raise
+
+    # Taking.
+
+    def _run_taking(self) -> None:
+        limit = MAX_PENDING_BLOCKS * self._ledger.genesis.max_block_transactions
+        while (batch := self._intake.collect(MAX_COLLECTED)) is not None:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: len(self._pending) < limit or self._is_over or self._is_failed
+                )
+            if self._is_failed:
+                assert self._intake.failed is not None
+                self._intake.give_up(stopped_by(self._intake.failed), batch)
+                return
+            self._intake.judge(batch)
+            decoded = [item for item in batch if item.transaction is not None]
+            self._execution.submit(self._admit, decoded).result()
+            self._intake.finish(len(batch))
+
+    def _admit(self, batch: Sequence[Waiting]) -> None:
+        """Refuse at once what no block could take; the rest is to be sent. Where state rests."""
+        contexts = {
+            name: chain.open_block(self._ledger.height + 1, self._ledger.time_ms)
+            for name, chain in self._ledger.chains.items()
+        }
+        for waiting in batch:
+            transaction = waiting.transaction
+            assert transaction is not None
+            body = transaction.body
+            chain = self._ledger.chains[waiting.chain]
+            lane = (waiting.chain, body.signers[0].account, body.lane)
+            refusal = find_refusal(chain, contexts[waiting.chain], transaction, waiting.is_signed)
+            if isinstance(refusal, WrongNonce) and self._follows(lane, body.sequence):
+                # What stands before it is on its way; there is no saying yet that it is wrong.
+                key, signature, _ = transaction.claims[0]
+                refusal = None if waiting.is_signed else WrongSignature(key=key, given=signature)
+            if refusal is not None:
+                self._intake.numbers.refused += 1
+                waiting.settle(refusal)
+                continue
+            self._take(waiting, lane)
+
+    def _follows(self, lane: Lane, sequence: int) -> bool:
+        with self._changed:
+            return sequence - 1 in self._sequences.get(lane, ())
+
+    def _take(self, waiting: Waiting, lane: Lane) -> None:
+        transaction = waiting.transaction
+        assert transaction is not None
+        item = Item(chain=waiting.chain, envelope=waiting.envelope)
+        self._judged.remember(item, (transaction, True))
+        with self._changed:
+            if transaction.digest in self._pending:
+                # The same bytes twice: one is included, and this one's nonce is spent by then.
+                waiting.settle(
+                    WrongNonce(
+                        expected=transaction.body.sequence + 1,
+                        lane=transaction.body.lane,
+                        given=transaction.body.sequence,
+                    )
+                )
+                return
+            one = self._pending[transaction.digest] = _Pending(waiting, item, lane)
+            self._unsent.append(one)
+            self._sequences.setdefault(lane, set()).add(transaction.body.sequence)
+            self._changed.notify_all()
+
+    # Sending.
+
+    def _run_sending(self) -> None:
+        while not self._is_over:
+            with self._changed:
+                self._changed.wait_for(lambda: self._unsent or self._is_over, RETRY_S)
+            self._sweep()
+            due = self._take_unsent()
+            for chosen in cut([len(one.item.envelope) for one in due]):
+                if not self._send(due[chosen]):
+                    with self._changed:
+                        self._unsent.extendleft(reversed(due[chosen.start :]))
+                        self._changed.wait_for(lambda: self._is_over, RETRY_S)
+                    break
+
+    def _take_unsent(self) -> list[_Pending]:
+        with self._changed:
+            due = [one for one in self._unsent if self._is_pending(one)]
+            self._unsent.clear()
+        return due
+
+    def _is_pending(self, one: _Pending) -> bool:
+        assert one.waiting.transaction is not None
+        return self._pending.get(one.waiting.transaction.digest) is one
+
+    def _sweep(self) -> None:
+        """Hand in again what stands in no block though it should; refuse what has expired."""
+        now = time.monotonic()
+        if now - self._swept_at < RESEND_AFTER_S / 4:
+            return
+        self._swept_at = now
+        with self._changed:
+            pending = list(self._pending.values())
+        time_ms = self._ledger.time_ms
+        for one in pending:
+            if one.body.valid_until_ms < time_ms:
+                self._settle(one, Expired(time=time_ms, given=one.body.valid_until_ms))
+            elif one.sent_at and now - one.sent_at > RESEND_AFTER_S:
+                self._send_again(one)
+
+    def _send_again(self, one: _Pending) -> None:
+        with self._changed:
+            one.sent_at = 0.0
+            self.resent += 1
+            self._unsent.append(one)
+
+    def _send(self, sent: Sequence[_Pending]) -> bool:
+        """Hand a bundle to the engine; False if it takes none now."""
+        try:
+            self._rpc.broadcast_tx_async(pack(next(self._numbers), [one.item for one in sent]))
+        except RpcTrouble as trouble:
+            self.trouble = str(trouble)
+            return False
+        self.trouble = ""
+        self.bundles += 1
+        now = time.monotonic()
+        for one in sent:
+            one.sent_at = now
+        return True
+
+    # Answering.
+
+    def answer(self, block: NetworkBlock) -> None:
+        """Tell each submitter what became of it, in the execution thread."""
+        for name, applied in block.chains.items():
+            self._answer_chain(block, name, applied)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _answer_chain(self, block: NetworkBlock, name: str, applied: AppliedBlock) -> None:
+        leaf = applied.first_leaf
+        for offset, verdict in enumerate(applied.verdicts):
+            if verdict.transaction is None:
+                continue
+            digest = verdict.transaction.digest
+            if (one := self._pending.get(digest)) is not None:
+                place = Inclusion(name, block.height, leaf + offset, digest, verdict.receipt)
+                self._settle(one, place)
+        for transaction, refusal in applied.refusals:
+            if (one := self._pending.get(transaction.digest)) is None:
+                continue
+            if isinstance(refusal, BlockFull) or self._is_early(one, refusal):
+                self._send_again(one)
+            else:
+                self._intake.numbers.refused += 1
+                self._settle(one, refusal)
+
+    def _is_early(self, one: _Pending, refusal: Refused) -> bool:
+        """Tell whether what comes before it in its lane was overtaken, and is on its way."""
+        return isinstance(refusal, WrongNonce) and self._follows(one.lane, one.body.sequence)
+
+    def _settle(self, one: _Pending, settled: Inclusion | Refused) -> None:
+        transaction = one.waiting.transaction
+        assert transaction is not None
+        with self._changed:
+            if self._pending.pop(transaction.digest, None) is None:
+                return
+            sequences = self._sequences[one.lane]
+            sequences.discard(one.body.sequence)
+            if not sequences:
+                del self._sequences[one.lane]
+        one.waiting.settle(settled)
