@@ -274,12 +274,16 @@ class Relay:
         """Say that there may be something to carry."""
         self._wake.set()
 
-    def stop(self) -> None:
-        """Stop after the present round."""
+    def stop(self, patience_s: float | None = None) -> None:
+        """Stop after the present round; with patience, return by then all the same.
+
+        A round waits for what it has submitted, which ends with the engine at the latest: so the
+        engine is stopped in between, and this is called again. Safe to call twice.
+        """
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(patience_s)
 
     def run(
         self, poll_s: float = 0.25, renew_s: float = 60.0,

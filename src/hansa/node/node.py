@@ -36,6 +36,7 @@ from hansa.network.intake import Engine, EngineStopped, Inclusion, Settled
 from hansa.network.relay import Relay
 from hansa.network.solo import SoloEngine
 from hansa.node.composition import VIEWS, make_rulebook
+from hansa.node.double_votes import DoubleVotes
 from hansa.node.home import NodeConfig, load_config, load_genesis
 from hansa.node.relay_end import LocalEnd, group_pages
 from hansa.storage.errors import StorageError
@@ -47,8 +48,10 @@ T = TypeVar("T")
 REBUILD_BLOCKS: Final = 100
 """From so many blocks on, an empty read model is filled before it is indexed."""
 
-REBUILD_GROUPS: Final = 25
-"""Groups of blocks in one SQL transaction while an empty read model is filled."""
+REBUILD_GROUPS: Final = 5
+REBUILD_RECEIPTS: Final = 50_000
+"""Groups of blocks in one SQL transaction, and receipts in a group, while an empty read model is
+filled: the more at a time, the fewer rows of an object are written that the next one replaces."""
 
 PROJECTED_BLOCKS: Final = 64
 PROJECTED_RECEIPTS: Final = 10_000
@@ -64,6 +67,9 @@ BUSY_WAITING: Final = 256
 """Unanswered transactions from which on the engine goes before the read model."""
 
 PROJECTOR_REST_S: Final = 0.1
+
+RELAY_PATIENCE_S: Final = 5.0
+"""How long stopping waits for the relay's round; a network that halts answers nobody."""
 
 READ_MODEL: Final = "readmodel.db"
 
@@ -125,6 +131,7 @@ class Node:
         )
         self.network = self.ledger.network
         self._final_condition = threading.Condition()
+        self.double_votes: DoubleVotes | None = None
         try:
             self.engine = self._make_engine(clock)
         except BaseException:
@@ -174,6 +181,8 @@ class Node:
         )
         engine = CometEngine(self.ledger, terms, clock=clock, max_waiting=max_waiting)
         engine.light_blocks.on_final.append(self._take_final)
+        self.double_votes = DoubleVotes(self, engine.rpc)
+        engine.on_misbehaviour.append(self.double_votes.note)
         return engine
 
     def _take_final(self, _: int) -> None:
@@ -256,6 +265,8 @@ class Node:
         gc.freeze()
         gc.set_threshold(GC_ALLOCATIONS, *gc.get_threshold()[1:])
         self.engine.start()
+        if self.double_votes is not None:
+            self.double_votes.start()
         self._projector = threading.Thread(
             target=self._run_projector, name="projector", daemon=True
         )
@@ -268,8 +279,12 @@ class Node:
     def stop(self) -> None:
         """Finish what was taken, bring everything to the last block, let go of the home."""
         if self.relay is not None:
-            self.relay.stop()
+            self.relay.stop(RELAY_PATIENCE_S)
         self.engine.stop()
+        if self.relay is not None:
+            self.relay.stop()
+        if self.double_votes is not None:
+            self.double_votes.stop()
         with self._projected:
             self._stopping = True
             self._projected.notify_all()
@@ -389,25 +404,25 @@ class Node:
     def project_pending(self) -> None:
         """Bring the read model to the last durable block, in the calling thread."""
         total = self.ledger.height
-        groups = 1
+        groups, receipts = 1, PROJECTED_RECEIPTS
         if self.read_model.height < 0 and total >= REBUILD_BLOCKS:
             self.read_model.reset()
-            groups = REBUILD_GROUPS
+            groups, receipts = REBUILD_GROUPS, REBUILD_RECEIPTS
         while (first := self.read_model.height + 1) <= self.ledger.height:
-            self.read_model.project(self._gather_groups(first, groups))
+            self.read_model.project(self._gather_groups(first, groups, receipts))
             self._progress("building the read model", self.read_model.height, total)
-        self.read_model.create_indexes()
+        self.read_model.finish_rebuild()
 
-    def _gather_groups(self, first: int, limit: int) -> Iterator[list[BlockRecord]]:
-        """Yield groups of blocks from a height on."""
+    def _gather_groups(self, first: int, limit: int, receipts: int) -> Iterator[list[BlockRecord]]:
+        """Yield groups of blocks from a height on, of about so many receipts at most."""
         for _ in range(limit):
             if first > self.ledger.height:
                 return
-            records = self._gather_blocks(first)
+            records = self._gather_blocks(first, receipts)
             yield records
             first = records[-1].height + 1
 
-    def _gather_blocks(self, first: int) -> list[BlockRecord]:
+    def _gather_blocks(self, first: int, limit: int) -> list[BlockRecord]:
         """Return some blocks from a height on: at least one, and not much more than is allowed."""
         records: list[BlockRecord] = []
         receipts = 0
@@ -416,7 +431,7 @@ class Node:
             record = self.read_block(height)
             records.append(record)
             receipts += sum(len(part.receipts) for part in record.chains)
-            if receipts >= PROJECTED_RECEIPTS:
+            if receipts >= limit:
                 break
         return records
 
