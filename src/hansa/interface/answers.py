@@ -15,13 +15,11 @@ from hansa.core.chain import Chain
 from hansa.core.codec import encode, to_readable
 from hansa.core.errors import WrongNonce
 from hansa.core.finality import FinalHeader
-from hansa.core.proof import pack_bundle
 from hansa.core.prover import (
     Delivery,
     NotThere,
     Place,
     get_receipt,
-    prove_places,
 )
 from hansa.core.readmodel import Kind
 from hansa.core.tilelog import TilePath, tile_path
@@ -90,6 +88,17 @@ class Answers:
         Raises: NotThere.
         """
         return self.node.get_block(height)
+
+    def light_block(self, height: str) -> bytes:
+        """Return the light block at a height, or the ``newest``.
+
+        Raises: BadParameter, NotThere.
+        """
+        is_number = height.isascii() and height.isdigit() and len(height) < 19
+        if not is_number and height != "newest":
+            expected = "a whole number or newest"
+            raise BadParameter(field="height", expected=expected, given=height[:80])
+        return self.node.get_light_block(int(height) if is_number else None)
 
     def sequence(self, chain: str, account: str, lane: int = 0) -> Row:
         """Return the sequence an account must use next on a lane.
@@ -245,7 +254,7 @@ class Answers:
     def facts(self, places: str) -> bytes:
         """Return one proof file of the entries at ``chain:height:leaf``, separated by commas.
 
-        Raises: BadParameter, NotThere.
+        Raises: BadParameter, NotThere, NotFinal.
         """
         parsed = [_read_place(place) for place in places.split(",")]
         if len(parsed) > MAX_FACTS_ASKED:
@@ -254,7 +263,7 @@ class Answers:
         for place in parsed:
             self._check_chain(place.chain)
         wanted = list(dict.fromkeys(parsed))
-        return pack_bundle(self.node.call(lambda: prove_places(self.node.ledger, wanted)))
+        return self.node.prove_places(wanted)
 
     def checkpoint(self, chain: str) -> bytes:
         """Return the newest signed note of a chain.

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from hansa.core.codec import encode, to_readable
 from hansa.core.errors import Malformed, OperatorError
-from hansa.core.finality import trust_network
+from hansa.core.finality import TrustedNetwork, trust_network
 from hansa.core.genesis import Genesis, compute_network_id, decode_genesis
 from hansa.core.keystore import KeyStore
 from hansa.core.proof import Trust
@@ -143,15 +143,19 @@ def make_trust(genesis: Genesis) -> Trust:
 
 def make_readable_trust(genesis: Genesis) -> dict[str, Any]:
     """Return the trust file's content, for ``hansa verify --trust``."""
+    network = {
+        "name": genesis.name,
+        "is_sandbox": genesis.is_sandbox,
+        "chains": [chain.name for chain in genesis.chains],
+        **describe_trust(trust_network(genesis)),
+    }
+    return {"networks": [network]}
+
+
+def describe_trust(trusted: TrustedNetwork) -> dict[str, Any]:
+    """Return what is trusted of one network, as the trust file has it."""
     return {
-        "networks": [
-            {
-                "network": compute_network_id(genesis).hex(),
-                "name": genesis.name,
-                "is_sandbox": genesis.is_sandbox,
-                "chains": [chain.name for chain in genesis.chains],
-                "validators": [key.hex() for key in genesis.validators],
-                "consensus": to_readable(trust_network(genesis).consensus),
-            }
-        ]
+        "network": trusted.network.hex(),
+        "validators": [key.hex() for key in trusted.validators],
+        "consensus": to_readable(trusted.consensus),
     }

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from hansa.core.apply import get_sequence
 from hansa.core.block import BlockRecord, ChainRecord, compute_app_hash, decode_header
+from hansa.core.codec import encode
 from hansa.core.errors import Numbered, OperatorError
 from hansa.core.finality import CheckpointSigner, FinalHeader, make_verifier_key, note_of
 from hansa.core.keystore import KeyStore
@@ -31,7 +32,8 @@ from hansa.core.prover import (
 from hansa.core.readmodel import Kind, ReadModel, make_outbox_row
 from hansa.core.tilelog import ENTRIES, TilePath
 from hansa.core.transaction import Message
-from hansa.network.comet.engine import CometEngine, CometTerms
+from hansa.network.comet.engine import CometEngine, CometTerms, Halted
+from hansa.network.comet.lightblocks import LightBlocks
 from hansa.network.intake import Engine, EngineStopped, Inclusion, Settled
 from hansa.network.relay import Relay
 from hansa.network.solo import SoloEngine
@@ -67,6 +69,9 @@ BUSY_WAITING: Final = 256
 """Unanswered transactions from which on the engine goes before the read model."""
 
 PROJECTOR_REST_S: Final = 0.1
+
+FINAL_WAIT_S: Final = 30.0
+"""How long a proof waits for the block that makes its entries final."""
 
 RELAY_PATIENCE_S: Final = 5.0
 """How long stopping waits for the relay's round; a network that halts answers nobody."""
@@ -132,6 +137,7 @@ class Node:
         self.network = self.ledger.network
         self._final_condition = threading.Condition()
         self.double_votes: DoubleVotes | None = None
+        self.light_blocks: LightBlocks | None = None
         try:
             self.engine = self._make_engine(clock)
         except BaseException:
@@ -180,7 +186,8 @@ class Node:
             snapshots=comet.snapshots,
         )
         engine = CometEngine(self.ledger, terms, clock=clock, max_waiting=max_waiting)
-        engine.light_blocks.on_final.append(self._take_final)
+        self.light_blocks = engine.light_blocks
+        self.light_blocks.on_final.append(self._take_final)
         self.double_votes = DoubleVotes(self, engine.rpc)
         engine.on_misbehaviour.append(self.double_votes.note)
         return engine
@@ -550,6 +557,19 @@ class Node:
             raise NotFinal(f"chain: expected {chain} with a final block, got none yet")
         return final
 
+    def get_light_block(self, height: int | None) -> bytes:
+        """Return the light block at a height, or the newest: what others follow the network by.
+
+        Raises: NotThere for a height that is not kept, or a network of the solo engine.
+        """
+        if self.light_blocks is None:
+            raise NotThere("light block: expected a network on CometBFT, got one of a single node")
+        try:
+            block = self.light_blocks.get(self.light_blocks.height if height is None else height)
+        except ValueError as error:
+            raise NotThere(str(error)) from None
+        return encode(block)
+
     def wait_final(self, chain: str, log_size: int, timeout_s: float) -> FinalHeader:
         """Return the newest final header of a chain, once there is one with so many entries.
 
@@ -608,9 +628,20 @@ class Node:
     def prove(self, kind: str, identifier: str) -> bytes:
         """Return the proof file of an object: every fact about it, or one transaction.
 
-        Raises: NotThere.
+        Raises: NotThere, NotFinal.
         """
-        places = self.find_places(kind, identifier)
+        return self.prove_places(self.find_places(kind, identifier))
+
+    def prove_places(self, places: Sequence[Place]) -> bytes:
+        """Return the proof file of entries, once they are final.
+
+        What is in a block can be read at once; where consensus makes it final, that is a block
+        later. Raises: NotThere, NotFinal.
+        """
+        for place in places:
+            chain = self.ledger.chains.get(place.chain)
+            if chain is not None and place.leaf < chain.header.log_size:
+                self.wait_final(place.chain, place.leaf + 1, FINAL_WAIT_S)
         return pack_bundle(self.call(lambda: prove_places(self.ledger, places)))
 
 
@@ -630,7 +661,7 @@ def describe_failure(error: BaseException) -> str:
         return (
             f"{error}; make room or mend the disk, then start again: nothing acknowledged is lost"
         )
-    if isinstance(error, EngineStopped | OperatorError):
+    if isinstance(error, EngineStopped | Halted | OperatorError):
         return str(error)
     return f"{type(error).__name__}: {error}; this is a bug, the block it met was not made"
 

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 from hansa.core.block import Header, decode_header
 from hansa.core.codec import make_decoder
 from hansa.core.errors import Malformed, Refused, WrongNonce
-from hansa.core.finality import FinalHeader, decode_consensus_finality
+from hansa.core.finality import (
+    COMET,
+    FinalHeader,
+    decode_consensus_finality,
+    shorten_finality,
+)
 from hansa.core.genesis import Genesis, compute_network_id
 from hansa.core.keys import SigningKey, compute_account
 from hansa.core.merkle import ProofError
@@ -228,7 +233,29 @@ class ChainEnd(RelayEnd):
 
     def receive(self, source: str, deliveries: Sequence[Delivery]) -> str | None:
         """Submit deliveries here in one transaction; returns None or the refusal in words."""
-        return self._submit([make_receive(source, delivery) for delivery in deliveries])
+        finalities = self._shorten(source, [one.final.finality for one in deliveries])
+        return self._submit(
+            [
+                make_receive(source, one._replace(final=FinalHeader(one.final.header, finality)))
+                for one, finality in zip(deliveries, finalities, strict=True)
+            ]
+        )
+
+    def _shorten(self, source: str, finalities: Sequence[bytes]) -> list[bytes]:
+        """Return finality proofs without what this chain's client of the source needn't see.
+
+        All the hops since the genesis would outgrow a transaction some day.
+        """
+        try:
+            if not any(map(_has_hops, finalities)):
+                return [*finalities]
+            client = self._door.get_client(source)
+            if client is None or client.trusted.consensus is None:
+                return [*finalities]
+            height = client.trusted.consensus.height
+            return [shorten_finality(finality, height) for finality in finalities]
+        except ProofError as error:
+            raise RelayTrouble(source, str(error)) from None
 
     def get_anchored(self, chain: str) -> Anchored | None:
         """As the anchor chain: return what is recorded of a chain; None if it can't record."""
@@ -241,7 +268,7 @@ class ChainEnd(RelayEnd):
                 Anchor(
                     chain=chain,
                     header=anchorage.header,
-                    finality=anchorage.finality,
+                    finality=self._shorten(chain, [anchorage.finality])[0],
                     path=anchorage.path,
                 )
             ]
@@ -259,7 +286,8 @@ class ChainEnd(RelayEnd):
         is_due = is_renewal_due(client, header, self._door.get_time_ms())
         if not is_due and not _has_new_validators(client, newest, source.chain):
             return None
-        update = UpdateClient(chain=source.chain, header=newest.header, finality=newest.finality)
+        finality = self._shorten(source.chain, [newest.finality])[0]
+        update = UpdateClient(chain=source.chain, header=newest.header, finality=finality)
         return self._submit([update])
 
     # Signing.
@@ -297,6 +325,15 @@ class ChainEnd(RelayEnd):
             messages=tuple(messages),
         )
         return sign_transaction(body, [self._key])
+
+
+def _has_hops(finality: bytes) -> bool:
+    """Tell whether a finality proof leads over several light blocks.
+
+    Raises: ProofError.
+    """
+    is_consensus = finality[:1] == bytes([COMET])
+    return is_consensus and len(decode_consensus_finality(finality).hops) > 1
 
 
 def _has_new_validators(client: Client, newest: Anchorage, chain: str) -> bool:

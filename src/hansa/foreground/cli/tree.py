@@ -18,9 +18,14 @@ PACKAGE: Final = "hansa.foreground.cli"
 
 FILES: Final[Mapping[str, tuple[str, ...]]] = {
     "node": ("init", "start", "demo", "fsck"),
+    "testnet": ("testnet",),
+    "nodes": ("node",),
+    "genesis": ("genesis",),
+    "doctor": ("doctor",),
     "importing": ("import",),
     "objects": ("list", "show", "search", "balance"),
     "proofs": ("proof", "trust", "verify", "checkpoint"),
+    "following": ("follow",),
     "commitment": ("commitment",),
     "keys": ("keys",),
     "tokens": ("token",),
@@ -39,7 +44,7 @@ FILES: Final[Mapping[str, tuple[str, ...]]] = {
 
 GROUPS: Final = frozenset(
     {"import", "keys", "token", "members", "bank", "catalogue", "orders", "shipments", "link"}
-    | {"anchoring", "validators"}
+    | {"anchoring", "validators", "testnet", "node", "genesis"}
 )
 """Commands that have commands of their own: the file's whole app."""
 

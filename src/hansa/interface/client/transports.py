@@ -149,6 +149,7 @@ PATHS: Final[Mapping[str, str]] = {
     "facts": "/v1/facts",
     "checkpoint": "/log/{chain}/checkpoint",
     "vkey": "/log/{chain}/vkey",
+    "light_block": "/v1/light-blocks/{height}",
     "header": "/v1/chains/{chain}/header",
     "consistency": "/v1/chains/{chain}/consistency",
 }

@@ -70,4 +70,15 @@ def make_routes(door: Door) -> list[HTTPRouteHandler]:
         old, new = read_integer(request, "old"), read_integer(request, "new")
         return answers.consistency(chain, old, new)
 
-    return [get_proof, get_facts, get_header, get_consistency]
+    @get(
+        "/v1/light-blocks/{height:str}",
+        sync_to_thread=True,
+        operation_id="get_light_block",
+        summary="The light block at a height, or the newest: header, votes and validators",
+        media_type=OCTETS,
+        tags=["proofs"],
+    )
+    def get_light_block(height: FromPath[str]) -> bytes:
+        return answers.light_block(height)
+
+    return [get_proof, get_facts, get_header, get_consistency, get_light_block]
