@@ -42,6 +42,7 @@ from hansa.service.members.model import (
     compute_founder_id,
     compute_rights,
 )
+from hansa.storage.sql import bulk_insert, bulk_upsert
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -265,9 +266,8 @@ class Harness:
         for fact in self.facts:
             projections[type(fact.event)](batch, fact)
         with engine.begin() as connection:
-            for rows in (batch.upserts.get(table, {}).values(), batch.inserts.get(table, [])):
-                if rows:
-                    connection.execute(sa.insert(table), [dict(row) for row in rows])
+            bulk_upsert(connection, table, list(batch.upserts[table].values()))
+            bulk_insert(connection, table, batch.inserts[table])
             chosen = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
             return [dict(row) for row in chosen.mappings()]
 

@@ -56,6 +56,7 @@ from hansa.service.link.model import (
 )
 from hansa.service.link.rules import CLIENTS, PENDING
 from hansa.service.link.views import PACKETS, VIEWS
+from hansa.storage.sql import bulk_upsert
 
 RESOLUTION = b"r" * 16
 
@@ -534,6 +535,6 @@ def _rows(facts: list[Fact], table: sa.Table) -> list[dict[str, Any]]:
             VIEWS.projections[type(fact.event)](batch, fact)
     with engine.begin() as connection:
         for rows_of, rows in batch.upserts.items():
-            connection.execute(sa.insert(rows_of), [dict(row) for row in rows.values()])
+            bulk_upsert(connection, rows_of, list(rows.values()))
         found = connection.execute(sa.select(table).order_by(table.c.id)).mappings()
         return [dict(row) for row in found]

@@ -481,7 +481,7 @@ def test_history_is_noted_for_shipment_and_order(market: Logistics) -> None:
     for fact in market.chain.facts:
         if isinstance(fact.event, EVENTS):
             VIEWS.projections[type(fact.event)](batch, fact)
-    noted = [(row["subject"], row["name"]) for row in batch.upserts[HISTORY].values()]
+    noted = [(row[0], row[6]) for row in map(tuple, batch.upserts[HISTORY].values())]
     names = ["shipments.opened", "shipments.handed_over", "shipments.delivered"]
     assert [(s.hex(), name) for name in names for s in (shipment, ORDER)] == noted
 

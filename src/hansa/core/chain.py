@@ -28,6 +28,7 @@ from hansa.core.transaction import (
     Body,
     Message,
     Transaction,
+    decode_body_head,
     decode_stored_envelope,
     make_body_type,
     make_transaction_decoder,
@@ -67,7 +68,9 @@ class Chain:
             make_body_type(rulebook.message_types)
         ).decode
         self._message_names = {
-            cls: name for module in rulebook.modules for name, cls in module.message_names().items()
+            cls.__struct_config__.tag: name
+            for module in rulebook.modules
+            for name, cls in module.message_names().items()
         }
         self.handlers: dict[type[Message], Handler] = {}
         self.active: dict[int, Module] = {}
@@ -92,7 +95,17 @@ class Chain:
 
     def message_name(self, message: type[Message]) -> str:
         """Return the name of a message as people type it: ``orders.place``."""
-        return self._message_names[message]
+        return self._message_names[message.__struct_config__.tag]
+
+    def read_stored_head(self, envelope: bytes) -> tuple[bytes, str]:
+        """Return who signed first and the messages' names (``orders.place``), parted by spaces.
+
+        Of an envelope out of our own block log; what the messages say isn't read.
+        """
+        head = decode_body_head(decode_stored_envelope(envelope).body)
+        names = self._message_names
+        messages = " ".join([names[message.number] for message in head.messages])
+        return head.signers[0].account, messages
 
     # Modules and their versions.
 

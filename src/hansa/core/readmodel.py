@@ -4,6 +4,8 @@ A module's ``views.py`` declares tables, one projection per event, and the kinds
 ask for. Everything here can be rebuilt from the block log at any time; the rules never read it.
 """
 
+import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,9 +16,22 @@ from msgspec import Struct
 from hansa.core.block import BlockRecord, ChainRecord, Receipt, decode_stored_receipt
 from hansa.core.chain import Chain
 from hansa.core.codec import readable_name
+from hansa.core.errors import OperatorError
+from hansa.core.hashing import digester
 from hansa.core.packet import Page
 from hansa.core.transaction import Event
-from hansa.storage.sql import bulk_insert, bulk_upsert
+from hansa.storage.sql import (
+    Row,
+    bulk_insert,
+    bulk_upsert,
+    erase_tables,
+    finish_filling,
+    open_filler,
+)
+
+_log = logging.getLogger(__name__)
+
+schema_digest = digester("schema")
 
 
 class Fact(Struct, frozen=True, gc=False):
@@ -58,6 +73,11 @@ def place_of(fact: Fact) -> dict[str, Any]:
     }
 
 
+def place_values(fact: Fact) -> tuple[str, int, int, int, int]:
+    """Return the values of :func:`place_columns` for a fact, in their order."""
+    return (fact.chain, fact.leaf, fact.event_index, fact.height, fact.time_ms)
+
+
 NUL: Final = "\0"
 """No text of a ledger holds it, and PostgreSQL takes no question that does."""
 
@@ -76,6 +96,7 @@ TRANSACTIONS = sa.Table(
     sa.Column("error", sa.Integer, nullable=False),
     sa.Column("error_text", sa.Text, nullable=False),
     *place_columns(),
+    sa.Index("transactions_by_id", "id", unique=True).ddl_if(dialect="sqlite"),
     sa.Index("transactions_by_signer", "signer", "updated_ms", "id"),
     sa.Index("transactions_by_chain", "chain", "updated_ms", "id"),
     sa.Index("transactions_by_error", "error", "updated_ms", "id"),
@@ -84,6 +105,9 @@ TRANSACTIONS = sa.Table(
 
 A transaction never changes: its place is its own entry, ``event_index`` is 0 and says nothing.
 """
+# Digests come in no order, and a primary key can't be added to a table of SQLite's when it is full.
+# Its unique index can: to it both are the same.
+TRANSACTIONS.primary_key.ddl_if(dialect="postgresql")
 
 HISTORY = sa.Table(
     "history",
@@ -121,31 +145,39 @@ PROGRESS = sa.Table(
 """The height the read model stands at, written in the same SQL transaction as the rows."""
 
 
+ORIGIN = sa.Table(
+    "origin",
+    sa.MetaData(),
+    sa.Column("network", sa.String(66), primary_key=True),
+    sa.Column("schema", sa.String(66), nullable=False),
+    sa.Column("is_whole", sa.Boolean, nullable=False),
+)
+"""One row: the network whose blocks the rows come from, the digest of the tables' definitions, and
+whether a rebuild is over. No rebuild is to be trusted before that; its writes aren't ordered."""
+
 MAX_HISTORY: Final = 500
 """Facts told of one object at a time. Its owner can make as many as he likes, by paying one thing
 again and again, and each costs whoever proves it all the reading of a block."""
 
 
 class Batch:
-    """Rows of many facts, gathered in memory and written at once: newest row per key wins."""
+    """Rows of many facts, gathered in memory and written at once: newest row per key wins.
+
+    The rows of a table are all mappings of its columns, or all tuples in their order: these cost
+    less, and are for what every transaction leaves behind.
+    """
 
     def __init__(self) -> None:
-        self.upserts: dict[sa.Table, dict[tuple[Any, ...], Mapping[str, Any]]] = {}
-        self.inserts: dict[sa.Table, list[Mapping[str, Any]]] = {}
+        self.upserts: defaultdict[sa.Table, dict[tuple[Any, ...], Row]] = defaultdict(dict)
+        self.inserts: defaultdict[sa.Table, list[Row]] = defaultdict(list)
 
-    def put(self, table: sa.Table, key: tuple[Any, ...], row: Mapping[str, Any]) -> None:
+    def put(self, table: sa.Table, key: tuple[Any, ...], row: Row) -> None:
         """Insert or replace a whole row; ``key`` are its primary key values in column order."""
-        rows = self.upserts.get(table)
-        if rows is None:
-            rows = self.upserts[table] = {}
-        rows[key] = row
+        self.upserts[table][key] = row
 
-    def append(self, table: sa.Table, row: Mapping[str, Any]) -> None:
+    def append(self, table: sa.Table, row: Row) -> None:
         """Insert a row whose key no other fact ever writes."""
-        rows = self.inserts.get(table)
-        if rows is None:
-            rows = self.inserts[table] = []
-        rows.append(row)
+        self.inserts[table].append(row)
 
     def note(self, fact: Fact, *subjects: bytes | str) -> None:
         """Add the fact to the history of these objects, by id, or by name where that is text.
@@ -155,20 +187,9 @@ class Batch:
         """
         for subject in subjects:
             name = subject.hex() if isinstance(subject, bytes) else subject
-            self.put(
-                HISTORY,
-                (name, fact.chain, fact.leaf, fact.event_index),
-                {
-                    "subject": name,
-                    "chain": fact.chain,
-                    "leaf": fact.leaf,
-                    "event_index": fact.event_index,
-                    "height": fact.height,
-                    "time_ms": fact.time_ms,
-                    "name": fact.name,
-                    "transaction": fact.transaction,
-                },
-            )
+            key = (name, fact.chain, fact.leaf, fact.event_index)
+            row = (*key, fact.height, fact.time_ms, fact.name, fact.transaction)
+            self.put(HISTORY, key, row)
 
 
 Projection = Callable[[Batch, Fact], None]
@@ -271,11 +292,64 @@ class ReadModel:
             index_by_change(kind.table)
         for table in self.tables:
             sort_by_bytes(table)
-        for metadata in self._metadata:
-            metadata.create_all(engine)
-        self._is_bare = True
-        self.create_indexes()  # Those a break-off in the middle of a rebuild left out.
+        self._network = next((chain.network.hex() for chain in chains.values()), "")
+        self._schema = compute_schema_digest(self.tables)
+        self._writer = engine
+        self._is_rebuilding = False
+        reason = self._find_reason_to_rebuild()
+        if reason is not None:
+            _log.warning(
+                "%s: %s; the read model is built again from the block log",
+                engine.url, reason,
+            )  # fmt: skip
+            erase_tables(engine, [ORIGIN, *self.tables])
+        if reason is not None or not sa.inspect(engine).has_table(ORIGIN.name):
+            with engine.begin() as connection:
+                self._create_tables(connection, is_whole=True)
+                self._create_indexes(connection)
         self.height = self._read_height()
+
+    def _find_reason_to_rebuild(self) -> str | None:
+        """Say why the rows in the database can't be gone on from; None where they can.
+
+        Raises: OperatorError for a database of another network or program.
+        """
+        with self.engine.connect() as connection:
+            present = set(sa.inspect(connection).get_table_names())
+            marked = ORIGIN.name in present
+            origin = connection.execute(sa.select(ORIGIN)).one_or_none() if marked else None
+        if origin is None:
+            # Each of these names alone could be another program's.
+            if present >= {PROGRESS.name, HISTORY.name, OUTBOX.name, TRANSACTIONS.name}:
+                return "made by a release that left no mark of its tables"
+            if strange := present & {ORIGIN.name, *(table.name for table in self.tables)}:
+                raise OperatorError(
+                    f"{self.engine.url}: expected an empty database or a read "
+                    f"model, got another one's tables {', '.join(sorted(strange))}; name a "
+                    f"database of its own as read_model in config.json"
+                )
+            return None
+        if origin.network != self._network:
+            raise OperatorError(
+                f"{self.engine.url}: expected the read model of network "
+                f"{self._network}, got that of {origin.network}; name another database as "
+                f"read_model in config.json, or remove this one"
+            )
+        if not origin.is_whole:
+            return "an earlier rebuild was broken off"
+        if origin.schema != self._schema:
+            return "made by a release with other tables"
+        return None
+
+    def _create_tables(self, connection: sa.Connection, *, is_whole: bool) -> None:
+        for table in (ORIGIN, *self.tables):
+            connection.execute(sa.schema.CreateTable(table))
+        bulk_insert(connection, ORIGIN, [(self._network, self._schema, is_whole)])
+
+    def _create_indexes(self, connection: sa.Connection) -> None:
+        for table in self.tables:
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                index.create(connection)
 
     def _read_height(self) -> int:
         with self.engine.connect() as connection:
@@ -284,31 +358,34 @@ class ReadModel:
 
     @property
     def tables(self) -> list[sa.Table]:
-        """All tables, those that others refer to first."""
+        """All tables that blocks fill, those that others refer to first."""
         return [table for metadata in self._metadata for table in metadata.sorted_tables]
 
     def reset(self) -> None:
         """Drop every row, to be built again from the block log, and the indexes until it is.
 
-        Filling many rows first and indexing them after takes half the time.
+        Filling many rows first and indexing them after takes half the time. Nobody may ask
+        anything before :meth:`finish_rebuild`.
         """
-        with self.engine.begin() as connection:
-            for table in reversed(self.tables):
-                for index in table.indexes:
-                    index.drop(connection, checkfirst=True)
-                connection.execute(sa.delete(table))
+        self._writer.dispose()  # An earlier reset's, if that was not followed by a rebuild.
+        erase_tables(self.engine, [ORIGIN, *self.tables])
+        self._writer = open_filler(self.engine)
+        with self._writer.begin() as connection:
+            self._create_tables(connection, is_whole=False)
+        self._is_rebuilding = True
         self.height = -1
-        self._is_bare = True
 
-    def create_indexes(self) -> None:
-        """Create the indexes that are missing; nothing to do but after a reset."""
-        if not self._is_bare:
+    def finish_rebuild(self) -> None:
+        """Index the rows and make them durable; nothing to do but after a reset."""
+        if not self._is_rebuilding:
             return
+        with self._writer.begin() as connection:
+            self._create_indexes(connection)
+        finish_filling(self.engine, self._writer)
         with self.engine.begin() as connection:
-            for table in self.tables:
-                for index in table.indexes:
-                    index.create(connection, checkfirst=True)
-        self._is_bare = False
+            connection.execute(sa.update(ORIGIN).values(is_whole=True))
+        self._writer = self.engine
+        self._is_rebuilding = False
 
     def project(self, groups: Iterable[Sequence[BlockRecord]]) -> None:
         """Take consecutive blocks, the first being the next one due, in one SQL transaction.
@@ -317,7 +394,7 @@ class ReadModel:
         database writing the same pages at every commit: keys are digests and fall anywhere.
         """
         height = self.height
-        with self.engine.begin() as connection:
+        with self._writer.begin() as connection:
             for records in groups:
                 assert records[0].height == height + 1, "blocks are projected in order"
                 self._project_group(connection, records)
@@ -330,7 +407,7 @@ class ReadModel:
             for part in record.chains:
                 if part.header is not None:
                     self._project_chain(batch, record, part)
-        batch.put(PROGRESS, ("blocks",), {"name": "blocks", "height": records[-1].height})
+        batch.put(PROGRESS, ("blocks",), ("blocks", records[-1].height))
         for table, keyed in batch.upserts.items():
             bulk_upsert(connection, table, list(keyed.values()))
         for table, rows in batch.inserts.items():
@@ -350,8 +427,7 @@ class ReadModel:
             transaction = None
             if position >= before:
                 transaction = receipt.source.hex()
-                envelope = next(envelopes)
-                row = _transaction_row(chain, record, receipt, envelope, leaf, transaction)
+                row = _transaction_row(chain, record, receipt, next(envelopes), leaf, transaction)
                 batch.append(TRANSACTIONS, row)
             for index, event_bytes in enumerate(receipt.events):
                 event = chain.decode_stored_event(event_bytes)
@@ -455,6 +531,15 @@ class ReadModel:
             return [dict(row) for row in connection.execute(query).mappings()]
 
 
+def compute_schema_digest(tables: Iterable[sa.Table]) -> str:
+    """Return the digest in hex of the tables' definitions, the same for every database."""
+    parts: list[str] = []
+    for table in tables:
+        parts.append(str(sa.schema.CreateTable(table)))
+        parts += sorted(str(sa.schema.CreateIndex(index)) for index in table.indexes)
+    return schema_digest("\n".join(parts).encode()).hex()
+
+
 def make_outbox_row(chain: str, height: int, number: int, page: Page) -> dict[str, Any]:
     """Return the row of :data:`OUTBOX` for a page of a block."""
     return {
@@ -484,18 +569,12 @@ def _refuse_nul(name: str, value: str) -> None:
 
 def _transaction_row(
     chain: Chain, record: BlockRecord, receipt: Receipt, envelope: bytes, leaf: int, digest: str
-) -> Mapping[str, Any]:
-    body = chain.decode_stored_body(envelope)
-    return {
-        "id": digest,
-        "signer": body.signers[0].account.hex(),
-        "messages": " ".join([chain.message_name(type(message)) for message in body.messages]),
-        "position": receipt.index,
-        "error": receipt.error.number if receipt.error else 0,
-        "error_text": receipt.error.text if receipt.error else "",
-        "chain": chain.name,
-        "leaf": leaf,
-        "event_index": 0,
-        "height": record.height,
-        "updated_ms": record.time_ms,
-    }
+) -> tuple[Any, ...]:
+    """Return the row of :data:`TRANSACTIONS`."""
+    account, messages = chain.read_stored_head(envelope)
+    error = receipt.error
+    number, text = (0, "") if error is None else (error.number, error.text)
+    return (
+        digest, account.hex(), messages, receipt.index, number, text,
+        chain.name, leaf, 0, record.height, record.time_ms,
+    )  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
-from msgspec import Meta, StructMeta
+from msgspec import Meta, Raw, Struct, StructMeta
 
 from hansa.core.codec import U16, U63, Account, ChainName, TimeMs, Value, encode, make_decoder
 from hansa.core.errors import DuplicateSigner, Malformed, TooLarge
@@ -58,6 +58,26 @@ class Body(Value):
     """All or nothing."""
 
 
+class MessageHead(Struct, array_like=True, frozen=True, gc=False):
+    """The beginning of a message; what follows is skipped."""
+
+    number: int
+    """See :func:`message_number`."""
+
+
+class BodyHead(Struct, array_like=True, frozen=True, gc=False):
+    """A body whose messages are told by their numbers alone."""
+
+    version: int
+    network: Raw
+    chain: Raw
+    signers: tuple[Signer, ...]
+    lane: int
+    sequence: int
+    valid_until_ms: int
+    messages: tuple[MessageHead, ...]
+
+
 class Envelope(Value):
     """Body bytes and one signature for each signer, in order."""
 
@@ -70,6 +90,8 @@ signing_hash = tagged_hasher("body")
 decode_envelope: Callable[[bytes], Envelope] = make_decoder(Envelope, "envelope")
 decode_stored_envelope: Callable[[bytes], Envelope] = msgspec.msgpack.Decoder(Envelope).decode
 """For envelopes out of our own block log, checked when they were taken."""
+decode_body_head: Callable[[bytes], BodyHead] = msgspec.msgpack.Decoder(BodyHead).decode
+"""For the bodies of these envelopes."""
 
 
 class Transaction:

@@ -1,12 +1,13 @@
 """The SQL engine of the read model: SQLite embedded, PostgreSQL by URL."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, LargeBinary, Table, create_engine, event
+from sqlalchemy import Boolean, Connection, Engine, LargeBinary, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
@@ -27,6 +28,16 @@ SQLITE_PRAGMAS = (
     "PRAGMA temp_store = MEMORY",
 )
 
+# While an empty database is filled there is nothing that a journal could bring back: each page is
+# written once, and the system chooses when.
+FILLING_PRAGMAS = (
+    "PRAGMA journal_mode = OFF",
+    "PRAGMA synchronous = OFF",
+    f"PRAGMA busy_timeout = {BUSY_MS}",
+    f"PRAGMA cache_size = -{4 * CACHE_KIB}",
+    "PRAGMA temp_store = MEMORY",
+)
+
 Row = Mapping[str, Any] | tuple[Any, ...]
 
 
@@ -38,12 +49,79 @@ def open_engine(url_or_path: str | Path) -> Engine:
     """
     url = database_url(url_or_path)
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url)
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
+        return _open_sqlite(url, SQLITE_PRAGMAS)
     # Its default lets two reads of one transaction see two heights, which SQLite's doesn't.
     return create_engine(url, pool_pre_ping=True, isolation_level="REPEATABLE READ")
+
+
+def _open_sqlite(url: URL, pragmas: Sequence[str]) -> Engine:
+    engine = create_engine(url)
+
+    @event.listens_for(engine, "connect")
+    def prepare(driver_connection: Any, _: object) -> None:
+        # The driver's own rule when to begin leaves readers without a transaction, so that two
+        # reads of one page could see two heights; without it SQLAlchemy's begin is the only one.
+        driver_connection.isolation_level = None
+        cursor = driver_connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(pragma)
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _sqlite_file(engine: Engine) -> Path | None:
+    """The file of a SQLite database that has one."""
+    is_sqlite = engine.url.get_backend_name() == "sqlite"
+    path = engine.url.database
+    return Path(path) if is_sqlite and path and path != ":memory:" else None
+
+
+def erase_tables(engine: Engine, tables: Sequence[Table]) -> None:
+    """Leaves none of the tables, given in the order they are made in.
+
+    A SQLite file is removed whole: it may be past reading.
+    Raises: OSError, sqlalchemy.exc.SQLAlchemyError.
+    """
+    path = _sqlite_file(engine)
+    if path is not None:
+        engine.dispose()
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return
+    with engine.begin() as connection:
+        for table in reversed(tables):
+            table.drop(connection, checkfirst=True)
+
+
+def open_filler(engine: Engine) -> Engine:
+    """The engine by which one thread fills an empty database, up to `finish_filling`.
+
+    A SQLite file that is broken off meanwhile is of no use, and may not show it: whoever fills it
+    keeps a mark there until it is full.
+    """
+    is_file = _sqlite_file(engine) is not None
+    return _open_sqlite(engine.url, FILLING_PRAGMAS) if is_file else engine
+
+
+def finish_filling(engine: Engine, filler: Engine) -> None:
+    """Makes durable what the filler of a database has written, and closes it.
+
+    Raises: OSError.
+    """
+    path = _sqlite_file(engine)
+    if path is None:
+        return
+    filler.dispose()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def database_url(url_or_path: str | Path) -> URL:
@@ -122,25 +200,11 @@ def _sqlite_insert(
     converters = []
     for name in names:
         kind = table.columns[name].type.dialect_impl(dialect)
-        # The driver takes bytes as they are.
-        is_plain = isinstance(kind, LargeBinary)
+        # The driver takes bytes and truth values as they are.
+        is_plain = isinstance(kind, LargeBinary | Boolean)
         converters.append(None if is_plain else kind.bind_processor(dialect))
     pick = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
     return statement, tuple(converters), pick
-
-
-def _prepare_sqlite(driver_connection: Any, _: object) -> None:
-    # The driver's own rule when to begin leaves readers without a transaction, so that two reads
-    # of one page could see two heights; with it switched off, SQLAlchemy's begin is the only one.
-    driver_connection.isolation_level = None
-    cursor = driver_connection.cursor()
-    for pragma in SQLITE_PRAGMAS:
-        cursor.execute(pragma)
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
 
 
 def bulk_upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:

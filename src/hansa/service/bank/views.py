@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hansa.core.readmodel import Batch, Fact, Kind, Views, place_columns, place_of
+from hansa.core.readmodel import Batch, Fact, Kind, Views, place_columns, place_of, place_values
 from hansa.service.bank.model import (
     ISSUE,
     REDEEM,
@@ -82,39 +82,26 @@ KINDS_OF_TRANSFER: Final = {ISSUE: "issue", REDEEM: "redeem", TRANSFER: "transfe
 
 
 def _put_balance(
-    batch: Batch, account: str, currency: str, balance: Balance, place: dict[str, Any]
+    batch: Batch, account: str, currency: str, balance: Balance, place: tuple[Any, ...]
 ) -> None:
     key = f"{account}:{currency}"
-    row = {
-        "id": key,
-        "account": account,
-        "currency": currency,
-        "posted_minor": balance.posted_minor,
-        "held_minor": balance.held_minor,
-        **place,
-    }
+    row = (key, account, currency, balance.posted_minor, balance.held_minor, *place)
     batch.put(BALANCES, (key,), row)
 
 
 def _append_transfer(
-    batch: Batch, fact: Fact, place: dict[str, Any], kind: str, debit: str, credit: str,
+    batch: Batch, fact: Fact, kind: str, debit: str, credit: str,
     currency: str, amount_minor: int, reference: bytes, hold: str | None,
 ) -> None:  # fmt: skip
-    row = {
-        "id": f"{fact.chain}-{fact.leaf:016d}-{fact.event_index:05d}",
-        "kind": kind,
-        "debit": debit,
-        "credit": credit,
-        "currency": currency,
-        "amount_minor": amount_minor,
-        "reference": reference.hex(),
-        "hold": hold,
-        **place,
-    }
+    key = f"{fact.chain}-{fact.leaf:016d}-{fact.event_index:05d}"
+    row = (
+        key, kind, debit, credit, currency, amount_minor, reference.hex(), hold,
+        *place_values(fact),
+    )  # fmt: skip
     batch.append(TRANSFERS, row)
 
 
-def _put_hold(batch: Batch, fact: Fact, hold: Hold, place: dict[str, Any]) -> None:
+def _put_hold(batch: Batch, fact: Fact, hold: Hold) -> None:
     row = {
         "id": hold.id.hex(),
         "account": hold.account.hex(),
@@ -125,7 +112,7 @@ def _put_hold(batch: Batch, fact: Fact, hold: Hold, place: dict[str, Any]) -> No
         "until_ms": hold.until_ms,
         "reference": hold.reference.hex(),
         "status": hold.status,
-        **place,
+        **place_of(fact),
     }
     batch.put(HOLDS, (row["id"],), row)
     batch.note(fact, hold.id)
@@ -148,34 +135,34 @@ def _project_transfer(batch: Batch, fact: Fact) -> None:
     # No history rows: an account's payments are found by the indexes of the transfers, and every
     # payment of a busy chain comes through here.
     event: Transferred = fact.event
-    place, currency = place_of(fact), event.currency
+    place, currency = place_values(fact), event.currency
     debit, credit = event.debit.hex(), event.credit.hex()
     _put_balance(batch, debit, currency, event.debit_balance, place)
     _put_balance(batch, credit, currency, event.credit_balance, place)
     kind = KINDS_OF_TRANSFER[event.kind]
     _append_transfer(
-        batch, fact, place, kind, debit, credit, currency, event.amount_minor, event.reference, None
+        batch, fact, kind, debit, credit, currency, event.amount_minor, event.reference, None
     )
 
 
 def _project_hold(batch: Batch, fact: Fact) -> None:
     event: HoldOpened | HoldEnded = fact.event
-    hold, place = event.hold, place_of(fact)
+    hold, place = event.hold, place_values(fact)
     _put_balance(batch, hold.account.hex(), hold.currency, event.balance, place)
-    _put_hold(batch, fact, hold, place)
+    _put_hold(batch, fact, hold)
 
 
 def _project_posting(batch: Batch, fact: Fact) -> None:
     event: HoldPosted = fact.event
-    hold, place = event.hold, place_of(fact)
+    hold, place = event.hold, place_values(fact)
     debit, credit = hold.account.hex(), event.credit.hex()
     _put_balance(batch, debit, hold.currency, event.debit_balance, place)
     _put_balance(batch, credit, hold.currency, event.credit_balance, place)
     _append_transfer(
-        batch, fact, place, "post", debit, credit, hold.currency, event.amount_minor,
+        batch, fact, "post", debit, credit, hold.currency, event.amount_minor,
         hold.reference, hold.id.hex(),
     )  # fmt: skip
-    _put_hold(batch, fact, hold, place)
+    _put_hold(batch, fact, hold)
 
 
 def _note_repetition(batch: Batch, fact: Fact) -> None:
