@@ -7,6 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+ENGINE ?= solo
 # Wheels only: installing runs no code of a package, and needs no compiler. The hashes are those of
 # the files themselves, so it does not matter which index or folder they come from.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --only-binary :all: --require-hashes
@@ -18,7 +19,8 @@ CATALOGUES := $(patsubst %.po,%.mo,$(shell find src -name '*.po' 2>/dev/null))
 
 help:
 	@echo "make setup   install into .venv, so that .venv/bin/hansa is the command"
-	@echo "make run     set up, and show a market trading in the browser"
+	@echo "make run     set up, and show a market trading in the browser;"
+	@echo "             ENGINE=comet shows it with four organisations' nodes, one of which may fail"
 	@echo "make test    every test, the browser's included"
 	@echo "make lint    style, types, the floors, determinism, addresses"
 	@echo "make bench   measure, and write docs/benchmarks.md"
@@ -63,8 +65,8 @@ $(VENV)/.installed-dev: requirements/dev.txt $(VENV)/.installed-run
 	@echo "Compiling $<."
 	@$(BIN)/pybabel --quiet compile --input-file $< --output-file $@
 
-run: setup
-	$(BIN)/hansa demo
+run: setup $(if $(filter comet,$(ENGINE)),cometbft)
+	$(BIN)/hansa demo --engine $(ENGINE)
 
 # The browser's tests use the Chromium of the system, never one that a test tool downloads.
 chromium:

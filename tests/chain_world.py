@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from hansa.core.block import BlockRecord, ChainRecord, Receipt
+from hansa.core.block import BlockRecord, ChainRecord, Header, Receipt, compute_app_hash
 from hansa.core.codec import ChainName, ShortText, TimeMs, Value, encode, make_decoder
 from hansa.core.errors import Refused, Rejected
-from hansa.core.finality import CheckpointSigner
+from hansa.core.finality import CheckpointSigner, TrustedNetwork, trust_network
 from hansa.core.genesis import ChainGenesis, Genesis, ModuleGenesis
 from hansa.core.keys import SigningKey, compute_account
 from hansa.core.ledger import Ledger
+from hansa.core.lightclient import NS_PER_MS, trust_genesis
 from hansa.core.merkle import compute_inclusion_path, leaf_hash
 from hansa.core.module import Context, Module, Rulebook
 from hansa.core.packet import Acknowledgement, Page
@@ -31,6 +32,7 @@ from hansa.core.transaction import (
     message_number,
     sign_transaction,
 )
+from hansa.core.validatorset import Validator
 from hansa.service.anchoring.model import AnchoringParams
 from hansa.service.anchoring.rules import AnchoringRules
 from hansa.service.anchoring.rules import make_module as make_anchoring
@@ -180,6 +182,7 @@ class World:
         seed: bytes = SEED,
         trusting_period_ms: int = TRUSTING_MS,
         heartbeat_ms: int = 0,
+        consensus: tuple[Validator, ...] = (),
     ) -> None:
         self.signer = CheckpointSigner(seed)
         self.parliament = Parliament()
@@ -200,16 +203,17 @@ class World:
                     networks or {},
                     trusting_period_ms,
                     heartbeat_ms,
+                    consensus,
                 )
                 for chain in names
             ),
             validators=(self.signer.public,),
-            consensus=(),
+            consensus=consensus,
             max_block_transactions=1000,
             state_root_interval=1_000_000,
             state_root_delay=1000,
         )
-        self.ledger = Ledger(folder, genesis, rulebooks, self.signer)
+        self.ledger = Ledger(folder, genesis, rulebooks, None if consensus else self.signer)
         self.time_ms = START_MS
         self._sequences: dict[tuple[str, bytes], int] = {}
 
@@ -280,6 +284,15 @@ class World:
             for verdict in applied.verdicts
             for event in verdict.events
         ]
+
+    @property
+    def trusted(self) -> TrustedNetwork:
+        """What someone who knows the genesis trusts."""
+        return trust_network(self.ledger.genesis)
+
+    def finalize(self, header: Header) -> bytes:
+        """Return what makes any header final, as the validators would lie."""
+        return self.signer.sign(header, compute_app_hash(header))
 
     # What a relay does.
 
@@ -394,9 +407,16 @@ def _make_chain(
     networks: Mapping[str, bytes],
     trusting_period_ms: int,
     heartbeat_ms: int,
+    consensus: tuple[Validator, ...],
 ) -> ChainGenesis:
+    trust = trust_genesis(consensus, START_MS * NS_PER_MS, trusting_period_ms)
     peers = tuple(
-        PeerGenesis(chain=peer, network=networks.get(peer), validators=(validator,), consensus=None)
+        PeerGenesis(
+            chain=peer,
+            network=networks.get(peer),
+            validators=(validator,),
+            consensus=trust if consensus else None,
+        )
         for peer in names
         if peer != chain
     )

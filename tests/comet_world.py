@@ -73,9 +73,12 @@ def sign_vote(
     block_id: BlockId,
     time_ns: int,
     vote_type: int = PRECOMMIT,
+    chain_id: str | None = None,
 ) -> bytes:
     """The signature of a key from `make_set` on a vote."""
-    message = canonical_vote_bytes(CHAIN_ID, vote_type, height, round_, block_id, time_ns)
+    message = canonical_vote_bytes(
+        chain_id or CHAIN_ID, vote_type, height, round_, block_id, time_ns
+    )
     return _SECRETS[key].sign(message)
 
 
@@ -90,6 +93,7 @@ def make_block(
     time_ns: int | None = None,
     app_hash: bytes = bytes(32),
     data_hash: bytes = sha256(b"").digest(),
+    chain_id: str | None = None,
 ) -> LightBlock:
     """A block committed by all validators but the absent ones and those who vote for no block.
 
@@ -100,7 +104,7 @@ def make_block(
     header = CometHeader(
         version_block=11,
         version_app=1,
-        chain_id=CHAIN_ID,
+        chain_id=chain_id or CHAIN_ID,
         height=height,
         time_ns=time_ns,
         last_block_id=NO_BLOCK,
@@ -119,7 +123,9 @@ def make_block(
     signatures = tuple(
         NO_VOTE
         if place in absent
-        else _make_vote(validator.key, height, round_, block_id, time_ns + place, place in nil)
+        else _make_vote(
+            validator.key, height, round_, block_id, time_ns + place, place in nil, chain_id
+        )
         for place, validator in enumerate(validators)
     )
     return LightBlock(
@@ -131,9 +137,11 @@ def make_block(
 
 
 def _make_vote(
-    key: bytes, height: int, round_: int, block_id: BlockId, time_ns: int, is_nil: bool
-) -> CommitSignature:
-    signature = sign_vote(key, height, round_, NO_BLOCK if is_nil else block_id, time_ns)
+    key: bytes, height: int, round_: int, block_id: BlockId, time_ns: int, is_nil: bool,
+    chain_id: str | None,
+) -> CommitSignature:  # fmt: skip
+    said = NO_BLOCK if is_nil else block_id
+    signature = sign_vote(key, height, round_, said, time_ns, chain_id=chain_id)
     return CommitSignature(NIL if is_nil else COMMIT, validator_address(key), time_ns, signature)
 
 

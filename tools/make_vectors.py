@@ -73,6 +73,7 @@ from hansa.core.transaction import (
     sign_transaction,
     signing_hash,
 )
+from tools.consensus_vectors import make_finality_vectors
 
 FOLDER: Final = Path("tests/vectors/hansa")
 NUMBER: Final = 250
@@ -538,6 +539,7 @@ def make_vectors() -> dict[str, Any]:
             "log.json": make_log(network),
             "state.json": make_state(),
             "bundles.json": make_bundles(network),
+            "finality.json": make_finality_vectors(),
         }
         network.ledger.close()
     return vectors

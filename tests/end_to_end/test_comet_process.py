@@ -143,7 +143,7 @@ def test_refusals_come_with_their_reason(rpc: RpcClient) -> None:
 
 def test_the_largest_transaction_passes_the_door(rpc: RpcClient) -> None:
     """A bundle of max_tx_bytes isn't stopped by a bound of the RPC."""
-    tx = b"large=" + b"x" * (1_048_576 - 6)
+    tx = b"large=" + b"x" * (262_144 - 6)
     assert read_height(rpc) < commit_block(rpc, tx)
 
 

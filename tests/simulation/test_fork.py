@@ -247,7 +247,9 @@ def _lies(fork: Fork) -> list[tuple[str, str, Message, int]]:
     strange = replace(receive.pages[0], path=wrong)
     other = fork.true.node.ledger.published["anchor"]
     same = TwoHeaders(final.header, final.finality, final.header, final.finality)
-    past = RewrittenPast(final.finality, final.finality, bytes(32), wrong)
+    past = RewrittenPast(
+        final.header, final.finality, final.header, final.finality, bytes(32), wrong
+    )
     checkpoints = TwoCheckpoints(final.finality, final.finality)
     return [
         (

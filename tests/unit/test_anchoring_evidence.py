@@ -16,6 +16,7 @@ from hansa.core.errors import Malformed
 from hansa.core.evidence import (
     Evidence,
     RewrittenPast,
+    TwoBlocks,
     TwoCheckpoints,
     TwoHeaders,
     compute_evidence_digest,
@@ -25,7 +26,9 @@ from hansa.core.finality import CheckpointSigner, TrustedNetwork
 from hansa.core.hashing import ZERO_DIGEST
 from hansa.core.merkle import ProofError, compute_root, leaf_hash
 from hansa.core.tilelog import TileLog
+from tests.comet_world import make_block, make_set
 
+BLOCK = make_block(1, make_set(1))
 NETWORK = b"\x01" + b"n" * 32
 SIGNER = CheckpointSigner(b"v" * 32)
 STRANGER = CheckpointSigner(b"s" * 32)
@@ -96,8 +99,8 @@ def rewrite(old_size: int, new_size: int, changed: int) -> RewrittenPast:
     log = make_log(liar)
     old_root = compute_root([leaf_hash(entry) for entry in honest[:old_size]])
     return RewrittenPast(
-        old=sign(make_header(old_size, old_root))[1],
-        new=sign(make_header(new_size, log.root()))[1],
+        *sign(make_header(old_size, old_root)),
+        *sign(make_header(new_size, log.root())),
         old_root=log.root_at(old_size),
         path=tuple(log.prove_consistency(old_size, new_size)),
     )
@@ -115,6 +118,7 @@ GOOD: dict[str, tuple[Evidence, str]] = {
         "two roots at log size 5",
     ),
     "two headers": (two_headers(time_ms=7), "two headers at height 5"),
+    "two headers of one size": (two_headers(height=6), "two headers at log size 5"),
     "two headers of other sizes": (two_headers(log_size=9), "two headers at height 5"),
     "rewritten past": (rewrite(5, 9, 2), "past of log size 5 rewritten at 9"),
     "rewritten past at a power of two": (rewrite(8, 13, 0), "past of log size 8 rewritten at 13"),
@@ -139,8 +143,8 @@ HONEST_LOG = make_log(entries_of("entry", 13))
 def honest_past(old_size: int, new_size: int, **changes: Any) -> RewrittenPast:
     """What a relay can say of an honest chain's two checkpoints."""
     evidence = RewrittenPast(
-        old=sign(make_header(old_size, HONEST_LOG.root_at(old_size)))[1],
-        new=sign(make_header(new_size, HONEST_LOG.root_at(new_size)))[1],
+        *sign(make_header(old_size, HONEST_LOG.root_at(old_size))),
+        *sign(make_header(new_size, HONEST_LOG.root_at(new_size))),
         old_root=HONEST_LOG.root_at(old_size),
         path=tuple(HONEST_LOG.prove_consistency(old_size, new_size)),
     )
@@ -164,7 +168,7 @@ BAD: dict[str, Callable[[], Evidence]] = {
         CHECKPOINT, sign(make_header(5, b"b" * 32, network=b"\x01" + b"o" * 32))[1]
     ),
     "one header twice": two_headers,
-    "headers of two heights": lambda: two_headers(height=6),
+    "headers of two heights": lambda: two_headers(height=6, log_size=6),
     "header with another's checkpoint": lambda: change(
         two_headers(time_ms=7), second_finality=CHECKPOINT
     ),
@@ -177,12 +181,20 @@ BAD: dict[str, Callable[[], Evidence]] = {
     "honest past, wrong path": lambda: honest_past(5, 13, path=(b"x" * 32,) * 5),
     "honest past, no path": lambda: honest_past(5, 13, path=()),
     "honest past, path too long": lambda: honest_past(5, 13, path=(b"x" * 32,) * 60),
-    "same size and no path": lambda: honest_past(5, 13, new=honest_past(5, 13).old, path=()),
+    "same size and no path": lambda: change(
+        honest_past(5, 13),
+        new_header=honest_past(5, 13).old_header,
+        new_finality=honest_past(5, 13).old_finality,
+        path=(),
+    ),
     "sizes the wrong way round": lambda: change(
         honest_past(5, 13),
-        old=honest_past(5, 13).new,
-        new=honest_past(5, 13).old,
+        old_header=honest_past(5, 13).new_header,
+        old_finality=honest_past(5, 13).new_finality,
+        new_header=honest_past(5, 13).old_header,
+        new_finality=honest_past(5, 13).old_finality,
     ),
+    "blocks of another engine": lambda: TwoBlocks(BLOCK, BLOCK),
 }
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.chain_world import SEED, STALE_MS, TRUSTING_MS, World
+from tests.chain_world import STALE_MS, TRUSTING_MS, World
+from tests.comet_network import CometWorld
+from tests.comet_world import make_set
 
 from hansa.core.block import Header, compute_app_hash, decode_header
 from hansa.core.codec import encode
-from hansa.core.evidence import RewrittenPast, TwoCheckpoints
-from hansa.core.finality import CheckpointSigner, TrustedNetwork
+from hansa.core.evidence import RewrittenPast, TwoBlocks, TwoCheckpoints
+from hansa.core.lightblock import header_hash
 from hansa.core.readmodel import Batch, Fact
 from hansa.service.anchoring.model import (
     ERRORS,
@@ -41,19 +43,32 @@ from hansa.service.link.rules import CLIENTS
 RESOLUTION = b"r" * 16
 
 
+FOUR = make_set(10, 10, 10, 10)
+ENGINES: dict[str, Callable[[Path], World]] = {
+    "solo": World,
+    "comet": lambda folder: CometWorld(folder, FOUR),
+}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engine of the network: how blocks become final makes no difference to anchoring."""
+    return str(request.param)
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, engine: str) -> Iterator[World]:
     """Three chains of one network, of which product has some history."""
-    world = World(tmp_path / "honest")
+    world = ENGINES[engine](tmp_path / "honest")
     grow(world, 4)
     yield world
     world.close()
 
 
 @pytest.fixture
-def liar(tmp_path: Path) -> Iterator[World]:
-    """The same network run again by its validator with another history of product."""
-    world = World(tmp_path / "liar")
+def liar(tmp_path: Path, engine: str) -> Iterator[World]:
+    """The same network run again by its validators with another history of product."""
+    world = ENGINES[engine](tmp_path / "liar")
     world.run("product", world.letter("another past"))
     grow(world, 9)
     yield world
@@ -152,10 +167,15 @@ def check_fork(world: World, message: Anchor | ReportFork) -> None:
     assert 1002 == world.fail("trade", world.receives("product", "trade")[0])
 
 
-def evidence_of(world: World, liar: World) -> TwoCheckpoints:
-    """Two checkpoints of one size."""
-    pairs = zip(world.parts("product")[1:], liar.parts("product")[1:], strict=False)
-    honest, lie = next(iter(pairs))
+def evidence_of(world: World, liar: World) -> TwoCheckpoints | TwoBlocks:
+    """Two checkpoints of one size, or two blocks of one height."""
+    if isinstance(world, CometWorld) and isinstance(liar, CometWorld):
+        pairs = zip(world.blocks, liar.blocks, strict=False)
+        one, other = next((a, b) for a, b in pairs if a != b)
+        first, second = sorted((one, other), key=lambda block: header_hash(block.header))
+        return TwoBlocks(first, second)
+    parts = zip(world.parts("product")[1:], liar.parts("product")[1:], strict=False)
+    honest, lie = next(iter(parts))
     return TwoCheckpoints(honest.finality, lie.finality)
 
 
@@ -174,8 +194,9 @@ def test_rewritten_past_at_a_power_of_two_is_reported(world: World, liar: World)
     assert not is_frozen(world, "anchor")
     log = liar.ledger.chains["product"].log
     evidence = RewrittenPast(
-        old=parts[0].finality,
-        new=liar.last("product")[1],
+        encode(parts[0].header),
+        parts[0].finality,
+        *liar.last("product"),
         old_root=log.root_at(4),
         path=tuple(log.prove_consistency(4)),
     )
@@ -190,7 +211,7 @@ def test_governance_recovers_a_forked_chain(world: World, liar: World) -> None:
     assert 1002 == world.fail("anchor", reset)
     recover = RecoverClient(
         chain="product",
-        trusted=TrustedNetwork(world.ledger.network, (world.signer.public,), None),
+        trusted=world.trusted,
         trusting_period_ms=TRUSTING_MS,
         header=header,
         finality=finality,
@@ -217,8 +238,7 @@ def forge(world: World, **changes: Any) -> tuple[bytes, bytes]:
     """A header that product's validator signed though it is not of its log."""
     header: Header = decode_header(world.last("product")[0])
     header = msgspec.structs.replace(header, **changes)
-    finality = CheckpointSigner(SEED).sign(header, compute_app_hash(header))
-    return encode(header), finality
+    return encode(header), world.finalize(header)
 
 
 REFUSALS: dict[str, tuple[Callable[[World], Any], int]] = {

@@ -276,3 +276,38 @@ def test_any_payloads_in_any_segments_come_back(
     with BlockLog(folder, segment_bytes=segment_bytes) as log:
         assert list(enumerate(payloads, 1)) == list(log.iterate(1))
         assert len(payloads) == len(list(log.verify()))
+
+
+@pytest.mark.parametrize(("below", "first"), [(1, 1), (2, 2), (4, 4), (5, 5), (6, 5), (99, 5)])
+def test_old_files_are_dropped_and_the_rest_is_one_log(
+    tmp_path: Path, below: int, first: int
+) -> None:
+    """With a record a file, all below a height go but the last, open or opened again."""
+    write_log(tmp_path, segment_bytes=1)
+    with BlockLog(tmp_path, segment_bytes=1) as log:
+        assert first == log.first_height_without(below)
+        reading = log.iterate(5)
+        log.drop_below(below)
+        assert (first, 5) == (log.first_height, log.height)
+        assert [(5, PAYLOADS[4])] == list(reading)
+        assert list(range(first, 6)) == list(log.verify())
+        if first > 1:
+            with pytest.raises(KeyError, match=f"from {first} to 5, got {first - 1}"):
+                log.read(first - 1)
+        log.append(6, b"six")
+        log.sync()
+    assert 7 - first == len(list(tmp_path.glob("*.log")))
+    with BlockLog(tmp_path) as log:
+        assert (first, 6) == (log.first_height, log.height)
+        assert list(range(first, 7)) == list(log.verify())
+
+
+def test_a_file_goes_only_if_all_its_records_may(tmp_path: Path) -> None:
+    """The height asked for stays readable."""
+    write_log(tmp_path, segment_bytes=2 * (RECORD_HEADER.size + 5) + FILE_HEADER.size)
+    with BlockLog(tmp_path) as log:
+        firsts = [segment.first_height for segment in log._segments]
+        for below in range(1, 6):
+            assert max(at for at in firsts if at <= below) == log.first_height_without(below)
+            log.drop_below(below)
+            assert PAYLOADS[below - 1] == log.read(below)

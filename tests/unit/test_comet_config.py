@@ -94,7 +94,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str, str, Any]] = {
         "create_empty_blocks_interval",
         "60000ms",
     ),
-    "no recheck": ({}, "mempool", "recheck", False),
+    "recheck": ({}, "mempool", "recheck", True),
     "never adaptive": ({}, "blocksync", "adaptive_sync", False),
     "no index": ({}, "tx_index", "indexer", "null"),
     "no metrics": ({}, "instrumentation", "prometheus", False),

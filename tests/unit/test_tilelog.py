@@ -15,6 +15,7 @@ from hansa.core.tilelog import (
     StaleStage,
     TileDamaged,
     TileLog,
+    TileNotKept,
     parse_tile_path,
     tile_path,
 )
@@ -313,3 +314,39 @@ def test_the_store_keeps_to_its_folder(store: TileStore, tmp_path: Path) -> None
         store.read(path) for path in ("tile/0/000", "tile/0", "tile/0/001", "tile/0/000/0")
     ]
     assert ["000"] == [file.name for file in (tmp_path / "tile" / "0").iterdir()]
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 512, 767, 768, 999, 1_000])
+def test_an_earlier_edge_is_made_from_the_tiles(log: TileLog, tmp_path: Path, size: int) -> None:
+    """It is the edge that the log had then, to the byte."""
+    earlier = TileLog(TileStore(tmp_path / "earlier"))
+    earlier.append(RECORDS[:size])
+    assert earlier.edge() == log.edge_at(size)
+
+
+@pytest.mark.parametrize("begin", [1, 255, 256, 300, 512, 700])
+def test_a_log_goes_on_from_an_edge_without_the_tiles_before(
+    log: TileLog, tmp_path: Path, begin: int
+) -> None:
+    """It proves all that came after; what was full before is named as not kept, and not derived."""
+    repairs: list[int] = []
+    later = TileLog(
+        TileStore(tmp_path / "later"),
+        log.edge_at(begin),
+        begin=begin,
+        repair=lambda: repairs.append(1),
+    )
+    later.append(RECORDS[begin:])
+    assert log.edge() == later.edge()
+    assert [] == later.find_damaged()
+    for index in range(begin, 1_000, 37):
+        assert RECORDS[index] == later.entry(index)
+        assert log.prove_inclusion(index) == later.prove_inclusion(index)
+        assert log.prove_consistency(index) == later.prove_consistency(index)
+    if begin >= 256:
+        for ask in (later.tile, lambda _, index: later.entry_bundle(index)):
+            with pytest.raises(TileNotKept, match=f"some from {begin} on"):
+                ask(0, 0)
+        with pytest.raises(TileNotKept, match=f"some from {begin} on"):
+            later.entry(0)
+    assert [] == repairs

@@ -8,7 +8,7 @@ is the digest of, then opens to log, outbox and state.
 """
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from typing import Annotated, Final
@@ -33,6 +33,7 @@ from hansa.core.lightclient import (
     TrustedConsensus,
     follow,
     look_back,
+    trust_block,
     trust_genesis,
     verify_commit,
     verify_light_block,
@@ -52,9 +53,11 @@ SOLO: Final = 0x01
 COMET: Final = 0x02
 """Type byte of a finality proof: light blocks, and the path to the app_hash in the last."""
 
-MAX_FINALITY_BYTES: Final = 64 * 1024
+MAX_FINALITY_BYTES: Final = 1024 * 1024
+"""In files; what a transaction carries is bounded by its own 64 KiB, which hold the light blocks of
+three hundred validators."""
 MAX_HOPS: Final = 64
-"""Light blocks in a proof: one, and one for each time a third of the power has changed since."""
+"""Light blocks in a proof: one, and one for each time that most of the power has changed since."""
 MAX_CHAINS_PATH: Final = 6
 """Nodes; a network has 64 chains at most."""
 GENESIS_TRUST_MS: Final = 366 * 24 * 3_600_000
@@ -211,14 +214,17 @@ def decode_consensus_finality(finality: bytes) -> ConsensusFinality:
 
 def verify_final(
     header_bytes: bytes, finality: bytes, chain: str, trusted: TrustedNetwork, *,
-    now_ms: int | None = None,
+    now_ms: int | None = None, max_drift_ms: int = MAX_DRIFT_MS,
+    earlier: Sequence[TrustedConsensus] = (),
 ) -> tuple[Header, TrustedNetwork]:  # fmt: skip
     """Judge a header and what makes it final; returns the header, and what is trusted from now on.
 
     ``now_ms`` is the verifier's time, by which trust in validators may have expired; without it
-    only the order of the headers' own times is judged. Raises: ProofError if the header is
-    malformed, is of another network or chain, the finality proof doesn't hold, or is about another
-    header; of these NotEnoughTrust and TrustExpired say that nothing is wrong but the trust.
+    only the order of the headers' own times is judged. ``earlier`` is trust of rising height that
+    the verifier had before and that has not expired: blocks below the present one are judged by it
+    where the validators have changed too much since. Raises: ProofError if the header is malformed,
+    is of another network or chain, the finality proof doesn't hold, or is about another header; of
+    these NotEnoughTrust and TrustExpired say that nothing is wrong but the trust.
     """
     try:
         header = decode_header(header_bytes)
@@ -238,7 +244,8 @@ def verify_final(
             )
         return header, trusted
     proof = decode_consensus_finality(finality)
-    reached = _follow_hops(proof.hops, trusted, trusted.consensus, now_ms)
+    judge = _HopJudge(consensus_chain_id(trusted.network), now_ms, max_drift_ms)
+    reached = judge.reach(proof.hops, trusted.consensus, earlier)
     network_hash = proof.hops[-1].header.app_hash
     if len(network_hash) != HASH_BYTES:
         raise ProofError(f"app_hash: expected {HASH_BYTES} bytes, got {len(network_hash)}")
@@ -247,48 +254,118 @@ def verify_final(
     return header, msgspec.structs.replace(trusted, consensus=reached)
 
 
-def _follow_hops(
-    hops: Sequence[LightBlock], trusted: TrustedNetwork, consensus: TrustedConsensus,
-    now_ms: int | None,
-) -> TrustedConsensus:  # fmt: skip
-    """Judge light blocks of rising height, the last by trust; returns the newest trust reached.
+class _HopJudge:
+    """Judges the light blocks of a finality proof by what somebody trusts."""
 
-    Those before it serve whoever trusts less: a verifier who doesn't need one, or can't use it,
-    still checks that every byte of it is sound.
-    """
-    chain_id = consensus_chain_id(trusted.network)
-    for left, right in pairwise(hops):
-        if left.header.height >= right.header.height:
-            raise ProofError(
-                f"hops: expected rising heights, got {left.header.height} before "
-                f"{right.header.height}"
+    def __init__(self, chain_id: str, now_ms: int | None, max_drift_ms: int) -> None:
+        self._chain_id = chain_id
+        self._now_ms = now_ms
+        self._max_drift_ms = max_drift_ms
+
+    def reach(
+        self, hops: Sequence[LightBlock], consensus: TrustedConsensus,
+        earlier: Sequence[TrustedConsensus],
+    ) -> TrustedConsensus:  # fmt: skip
+        """Judge the last light block by the hops before it; returns the newest trust reached.
+
+        Older trust is used for older blocks only, and never comes to stand for the newest.
+        """
+        height = hops[-1].height
+        try:
+            return self._take(hops, consensus)
+        except NotEnoughTrust:
+            nearest = _find_nearest(earlier, height) if height <= consensus.height else ()
+            for trust in nearest:
+                with suppress(NotEnoughTrust):
+                    self._take(hops, trust)
+                    return consensus
+            raise
+
+    def _take(self, hops: Sequence[LightBlock], consensus: TrustedConsensus) -> TrustedConsensus:
+        for hop, following in pairwise(hops):
+            if hop.height >= following.height:
+                raise ProofError(
+                    f"hops: expected rising heights, got {hop.height} before {following.height}"
+                )
+        for hop, following in pairwise(hops):
+            reached = self._try_hop(hop, consensus)
+            if reached is None:
+                self._check_leads(hop, following)
+            else:
+                consensus = reached
+        if hops[-1].height > consensus.height:
+            return self._follow(consensus, hops[-1])
+        look_back(consensus, hops[-1], self._chain_id, now_ms=self._now_ms, exact=True)
+        return consensus
+
+    def _try_hop(self, hop: LightBlock, consensus: TrustedConsensus) -> TrustedConsensus | None:
+        """Return the trust in a hop; None if it is for others, who trust less or something else."""
+        if hop.height <= consensus.height:
+            return None
+        try:
+            return self._follow(consensus, hop)
+        except NotEnoughTrust:
+            return None
+
+    def _follow(self, consensus: TrustedConsensus, block: LightBlock) -> TrustedConsensus:
+        return follow(
+            consensus,
+            block,
+            self._chain_id,
+            now_ms=self._now_ms,
+            max_clock_drift_ms=self._max_drift_ms,
+            exact=True,
+        )
+
+    def _check_leads(self, hop: LightBlock, following: LightBlock) -> None:
+        """Check a hop that this verifier needn't believe: it is sound, and leads to the next.
+
+        Made-up validators can sign a hop of their own, but not have a believed block signed by more
+        than a third of it as well: so nobody can put hops into a proof that prove nothing.
+        """
+        verify_light_block(hop, self._chain_id)
+        verify_commit(hop, self._chain_id, exact=True)
+        try:
+            follow(
+                trust_block(hop, _EVER_MS),
+                following,
+                self._chain_id,
+                now_ms=None,
+                max_clock_drift_ms=self._max_drift_ms,
             )
-    for block in hops[:-1]:
-        verify_light_block(block, chain_id)
-        verify_commit(block, chain_id, exact=True)
-        if block.header.height > consensus.height:
-            with suppress(NotEnoughTrust):
-                consensus = _follow(consensus, block, chain_id, now_ms)
-    if hops[-1].header.height > consensus.height:
-        return _follow(consensus, hops[-1], chain_id, now_ms)
-    look_back(consensus, hops[-1], chain_id, now_ms=now_ms, exact=True)
-    return consensus
+        except NotEnoughTrust as error:
+            raise ProofError(f"hops: expected each to lead to the next; {error}") from None
 
 
-def _follow(
-    consensus: TrustedConsensus, block: LightBlock, chain_id: str, now_ms: int | None
-) -> TrustedConsensus:
-    return follow(
-        consensus, block, chain_id, now_ms=now_ms, max_clock_drift_ms=MAX_DRIFT_MS, exact=True
-    )
+_EVER_MS: Final = 1_000 * GENESIS_TRUST_MS
+
+
+def _find_nearest(
+    earlier: Sequence[TrustedConsensus], height: int
+) -> Iterator[TrustedConsensus]:  # fmt: skip
+    """Yield the first trust at or above a height and the last below: a changed set is near them."""
+    above = next((trust for trust in earlier if trust.height >= height), None)
+    below = next((trust for trust in reversed(earlier) if trust.height < height), None)
+    yield from (trust for trust in (above, below) if trust is not None)
+
+
+def shorten_finality(finality: bytes, height: int) -> bytes:
+    """Return a finality proof without the hops that a verifier with trust of a height passes over.
+
+    Raises: ProofError as :func:`decode_consensus_finality`.
+    """
+    proof = decode_consensus_finality(finality)
+    *hops, last = proof.hops
+    needed = (*(hop for hop in hops if hop.height > height), last)
+    return bytes([COMET]) + encode(msgspec.structs.replace(proof, hops=needed))
 
 
 def verify_header(
     header_bytes: bytes, finality: bytes, chain: str, trusted: TrustedNetwork, *,
-    now_ms: int | None = None,
+    now_ms: int | None = None, earlier: Sequence[TrustedConsensus] = (),
 ) -> Header:  # fmt: skip
     """Judge a header and what makes it final; returns the header.
 
     Raises: as :func:`verify_final`.
     """
-    return verify_final(header_bytes, finality, chain, trusted, now_ms=now_ms)[0]
+    return verify_final(header_bytes, finality, chain, trusted, now_ms=now_ms, earlier=earlier)[0]

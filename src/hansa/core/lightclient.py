@@ -152,6 +152,17 @@ def trust_genesis(
     return TrustedConsensus(0, time_ns, b"", sort_validators(validators), trusting_period_ms)
 
 
+def trust_block(block: LightBlock, trusting_period_ms: int) -> TrustedConsensus:
+    """Return the trust in a block that the caller has judged, or takes on somebody's word."""
+    return TrustedConsensus(
+        height=block.height,
+        time_ns=block.header.time_ns,
+        header_hash=header_hash(block.header),
+        validators=block.validators if block.next_validators is None else block.next_validators,
+        trusting_period_ms=trusting_period_ms,
+    )
+
+
 def verify_light_block(block: LightBlock, chain_id: str) -> bytes:
     """Check that the parts of a light block belong together; returns the header's hash.
 
@@ -217,10 +228,8 @@ def follow(
     numerator, denominator = trust_level
     if not 0 < denominator <= 3 * numerator <= 3 * denominator:
         raise ValueError(f"expected a trust level from 1/3 to 1, got {numerator}/{denominator}")
-    expiry_ns = trusted.time_ns + trusted.trusting_period_ms * NS_PER_MS
-    if now_ms is not None and expiry_ns <= now_ms * NS_PER_MS:
-        raise TrustExpired(f"now: expected before {expiry_ns} ns, got {now_ms} ms")
-    computed = verify_light_block(block, chain_id)
+    expiry_ns = _check_unexpired(trusted, now_ms)
+    verify_light_block(block, chain_id)
     _check_succession(trusted, block)
     time_ns = block.header.time_ns
     if now_ms is not None and time_ns >= (now_ms + max_clock_drift_ms) * NS_PER_MS:
@@ -242,13 +251,7 @@ def follow(
         _judge_trusted_set(ballots, block, trusted, trust_level)
     # Last, for the size of this set is the other side's choice.
     _judge_own_set(ballots, block, exact=exact)
-    return TrustedConsensus(
-        height=block.height,
-        time_ns=time_ns,
-        header_hash=computed,
-        validators=block.validators if block.next_validators is None else block.next_validators,
-        trusting_period_ms=trusted.trusting_period_ms,
-    )
+    return trust_block(block, trusted.trusting_period_ms)
 
 
 def look_back(
@@ -257,29 +260,31 @@ def look_back(
     chain_id: str,
     *,
     now_ms: int | None,
-    trust_level: TrustLevel = ONE_THIRD,
     exact: bool = False,
 ) -> None:
     """Judge a block at or below the trusted height, as one meets it who reads an older proof.
 
-    Those who signed it beyond a third of the trusted power hold one who is honest now, thus was
-    then, and has signed no other block at that height. So the rule is that of `follow`; only the
-    times run the other way. Trust stays where it is.
+    More than a third of the trusted power holds one validator who is correct, always was, and
+    votes only for blocks it has executed up to. So the block's app hash and validators are those
+    that the one history has at this height, whoever else signed it with keys long given up. More
+    is not shown: in another round another block may have been decided, so two such blocks at one
+    height are no fork, and trust stays where it is. Raises:
 
-    Raises: (1) TrustExpired by the clock; (2) InvalidLightBlock as `verify_light_block`, (3) if
-    it is later than the trusted one, or another at its height; (4) NotEnoughTrust or
-    WrongSignature; (5) as `verify_commit`.
+    (1) TrustExpired by the clock; (2) InvalidLightBlock as `verify_light_block`, (3) if it is not
+    earlier than the trusted one, or another at its height; (4) NotEnoughTrust or WrongSignature,
+    unless it is the trusted one itself; (5) as `verify_commit`.
     """
-    expiry_ns = trusted.time_ns + trusted.trusting_period_ms * NS_PER_MS
-    if now_ms is not None and expiry_ns <= now_ms * NS_PER_MS:
-        raise TrustExpired(f"now: expected before {expiry_ns} ns, got {now_ms} ms")
+    _check_unexpired(trusted, now_ms)
     computed = verify_light_block(block, chain_id)
-    if block.height > trusted.height or block.header.time_ns > trusted.time_ns:
-        raise _invalid("height and time", "none later than the trusted", block.height)
-    if block.height == trusted.height and computed != trusted.header_hash:
-        raise _invalid("header", trusted.header_hash.hex(), computed.hex())
     ballots = _Ballots(block, chain_id)
-    _judge_trusted_set(ballots, block, trusted, trust_level)
+    if block.height == trusted.height:
+        if computed != trusted.header_hash:
+            raise _invalid("header", trusted.header_hash.hex(), computed.hex())
+    else:
+        # BFT time rises with every block.
+        if block.height > trusted.height or block.header.time_ns >= trusted.time_ns:
+            raise _invalid("height and time", "both before the trusted ones", block.height)
+        _judge_trusted_set(ballots, block, trusted, ONE_THIRD)
     _judge_own_set(ballots, block, exact=exact)
 
 
@@ -465,15 +470,7 @@ def detect_divergence(
         ).header_hash
         for hops in (first, second)
     ]
-    if hashes[0] == hashes[1]:
-        raise _invalid("second header", "another than the first", hashes[1].hex())
-    return Divergence(
-        attack=_name_attack(one, other),
-        height=one.height,
-        first_hash=hashes[0],
-        second_hash=hashes[1],
-        double_signers=_list_double_signers(one, other, chain_id),
-    )
+    return _make_divergence(one, other, hashes, chain_id)
 
 
 def verify_two_blocks(
@@ -489,18 +486,34 @@ def verify_two_blocks(
 ) -> Divergence:
     """Check that the trust believes two different blocks at one height in one hop each.
 
-    Raises: as `detect_divergence`, of which this is the shortest case.
+    At or below the trusted height each must be signed by more than two thirds of the trusted
+    power: a third, which is enough to read an older proof, shows no fork, see `look_back`.
+
+    Raises: as `detect_divergence`, of which this is the shortest case; at or below the trusted
+    height TrustExpired by the clock, InvalidLightBlock for another height, as
+    `verify_light_block`, NotEnoughTrust, as `verify_commit`, InvalidLightBlock for one header.
     """
-    return detect_divergence(
-        (first,),
-        (second,),
-        trusted,
-        chain_id,
-        now_ms=now_ms,
-        max_clock_drift_ms=max_clock_drift_ms,
-        trust_level=trust_level,
-        exact=exact,
-    )
+    if first.height > trusted.height:
+        return detect_divergence(
+            (first,),
+            (second,),
+            trusted,
+            chain_id,
+            now_ms=now_ms,
+            max_clock_drift_ms=max_clock_drift_ms,
+            trust_level=trust_level,
+            exact=exact,
+        )
+    _check_unexpired(trusted, now_ms)
+    if first.height != second.height:
+        raise _invalid("second height", first.height, second.height)
+    hashes = []
+    for block in (first, second):
+        hashes.append(verify_light_block(block, chain_id))
+        ballots = _Ballots(block, chain_id)
+        _judge_trusted_set(ballots, block, trusted, TWO_THIRDS)
+        _judge_own_set(ballots, block, exact=exact)
+    return _make_divergence(first, second, hashes, chain_id)
 
 
 def verify_duplicate_vote(evidence: DuplicateVote, chain_id: str) -> None:
@@ -641,6 +654,14 @@ def _keep_enough(ballots: _Ballots, powers: Sequence[int], needed: int, kept: li
             power += weight
 
 
+def _check_unexpired(trusted: TrustedConsensus, now_ms: int | None) -> int:
+    """Return when the trust ends, in nanoseconds."""
+    expiry_ns = trusted.time_ns + trusted.trusting_period_ms * NS_PER_MS
+    if now_ms is not None and expiry_ns <= now_ms * NS_PER_MS:
+        raise TrustExpired(f"now: expected before {expiry_ns} ns, got {now_ms} ms")
+    return expiry_ns
+
+
 def _check_succession(trusted: TrustedConsensus, block: LightBlock) -> None:
     if block.height <= trusted.height:
         raise _invalid("height", f"above {trusted.height}", block.height)
@@ -705,6 +726,20 @@ def _check_signature_forms(block: LightBlock) -> None:
             raise _invalid(f"address of vote {index}", address.hex(), vote.address.hex())
         if len(vote.signature) != SIGNATURE_BYTES:
             raise _invalid(f"signature of vote {index}", "64 bytes", len(vote.signature))
+
+
+def _make_divergence(
+    one: LightBlock, other: LightBlock, hashes: Sequence[bytes], chain_id: str
+) -> Divergence:
+    if hashes[0] == hashes[1]:
+        raise _invalid("second header", "another than the first", hashes[1].hex())
+    return Divergence(
+        attack=_name_attack(one, other),
+        height=one.height,
+        first_hash=hashes[0],
+        second_hash=hashes[1],
+        double_signers=_list_double_signers(one, other, chain_id),
+    )
 
 
 def _name_attack(first: LightBlock, second: LightBlock) -> Attack:

@@ -35,7 +35,7 @@ from hansa.core.errors import Malformed
 from hansa.core.finality import FinalHeader, Finality, TrustedNetwork, verify_header
 from hansa.core.hashing import Digest, digester
 from hansa.core.keys import verify_signatures
-from hansa.core.lightclient import NotEnoughTrust, TrustExpired
+from hansa.core.lightclient import HeaderFromFuture, NotEnoughTrust, TrustExpired
 from hansa.core.merkle import ProofError, leaf_hash, verify_consistency, verify_inclusion
 from hansa.core.packet import decode_page
 from hansa.core.transaction import (
@@ -205,6 +205,14 @@ def unpack_bundle(data: bytes) -> Bundle:
         raise ProofError(error.text) from None
 
 
+_DOUBTS: Final[dict[type[ProofError], str]] = {
+    TrustExpired: "the trust in the network's validators has expired, newer trust may tell",
+    NotEnoughTrust: "the trusted validators are not those of this proof, other trust may tell",
+    HeaderFromFuture: "the proof is of a time to come, or this machine's clock is wrong",
+}
+"""Why a file may be good though it is not believed."""
+
+
 def verify_bundle(data: bytes, trust: Trust, now_ms: int | None = None) -> Judgement:
     """Judge a proof file against what the verifier trusts; no I/O, no clock.
 
@@ -240,8 +248,10 @@ def verify_bundle(data: bytes, trust: Trust, now_ms: int | None = None) -> Judge
     except ProofError as error:
         judgement.reason = str(error)
         judgement.facts = []
-        if isinstance(error, NotEnoughTrust | TrustExpired):
-            judgement.outcome = Outcome.CANNOT_TELL
+        for kind, doubt in _DOUBTS.items():
+            if isinstance(error, kind):
+                judgement.outcome = Outcome.CANNOT_TELL
+                judgement.reason = f"{doubt}; {error}"
         return judgement
     judgement.outcome = Outcome.VALID
     return judgement

@@ -16,7 +16,7 @@ from hansa.core.block import (
     decode_stored_receipt,
 )
 from hansa.core.codec import encode
-from hansa.core.errors import NotThere as NotThere
+from hansa.core.errors import NotThere as NotThere  # noqa: PLC0414 - told on to those who ask
 from hansa.core.finality import FinalHeader
 from hansa.core.ledger import Ledger
 from hansa.core.merkle import compute_inclusion_path, leaf_hash

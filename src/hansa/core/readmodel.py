@@ -375,6 +375,20 @@ class ReadModel:
         self._is_rebuilding = True
         self.height = -1
 
+    def begin_after(self, height: int) -> None:
+        """Drop every row; the next block due is the one after this height.
+
+        For a node that begins from a snapshot: what was before is shown by others.
+        """
+        self.reset()
+        batch = Batch()
+        batch.put(PROGRESS, ("blocks",), ("blocks", height))
+        with self._writer.begin() as connection:
+            for table, keyed in batch.upserts.items():
+                bulk_upsert(connection, table, list(keyed.values()))
+        self.finish_rebuild()
+        self.height = height
+
     def finish_rebuild(self) -> None:
         """Index the rows and make them durable; nothing to do but after a reset."""
         if not self._is_rebuilding:

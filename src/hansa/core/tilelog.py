@@ -432,8 +432,8 @@ class TileLog:
     def find_damaged(self) -> list[str]:
         """Return the paths of full tiles that are missing or torn, as sizes show.
 
-        Those that could not be derived again are passed over. Of the newest `RECHECKED` the content is read as well: a file may have got its length and
-        not its bytes before the power failed.
+        Those that could not be derived again are passed over. Of the newest `RECHECKED` the content
+        is read as well: a file may have got its length and not its bytes before the power failed.
         """
         edge = self._edge
         damaged = []

@@ -123,12 +123,13 @@ class _Batch:
     A future for each would cost a tenth of what judging a transaction does.
     """
 
-    __slots__ = ("_left", "_lock", "_settled", "answer")
+    __slots__ = ("_is_told", "_left", "_lock", "_settled", "answer")
 
     def __init__(self, count: int) -> None:
         self.answer = _Answer()
         self._settled: list[Any] = [None] * count
         self._left = count
+        self._is_told = False
         self._lock = threading.Lock()
         if count == 0:
             self.answer.set_result([])
@@ -144,7 +145,10 @@ class _Batch:
 
     def give_up(self, error: EngineStopped) -> None:
         """Tell the submitter that no answer will come."""
-        if not self.answer.done():
+        with self._lock:
+            # Parts of it may be in several hands, and all of these give up at once.
+            is_told, self._is_told = self._is_told, True
+        if not is_told and not self.answer.done():
             self.answer.set_exception(error)
 
 

@@ -399,7 +399,7 @@ class BlockLog:
             self._durable_height = height
 
     def first_height_without(self, height: int) -> int:
-        """The first height after :meth:`drop_below` of `height`: that of a file, at most `height`."""
+        """The first height left after `drop_below(height)`: that of a file, at most `height`."""
         firsts = [segment.first_height for segment in self._segments[self._dropped :]]
         return max([first for first in firsts if first <= height], default=self.first_height)
 

@@ -115,6 +115,15 @@ def start(
     log: Annotated[
         str, typer.Option("--log", metavar="FORM", help="Log lines on stderr: plain or json.")
     ] = "plain",
+    halt_height: Annotated[
+        int,
+        typer.Option(
+            "--halt-height",
+            metavar="H",
+            min=0,
+            help="Stop after block H, where another release goes on.",
+        ),
+    ] = 0,
     home: Home = None,
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
@@ -126,7 +135,8 @@ def start(
     folder, out = resolve_home(home), Output(as_json=as_json)
     from hansa.foreground.cli.serving import open_node, serve
 
-    with open_node(folder, passphrase_reader(passphrase_file), out) as node:
+    read = passphrase_reader(passphrase_file)
+    with open_node(folder, read, out, halt_height=halt_height) as node:
         serve(node, host, port, out, log=form)
 
 
@@ -138,11 +148,32 @@ def demo(
         int | None,
         typer.Option("--port", min=0, max=65535, help="Port; else 8080 or the next free one."),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="solo|comet",
+            help="One node; or four organisations' nodes that agree by CometBFT, in HOME/testnet.",
+        ),
+    ] = "solo",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show a market that trades by itself: makes a sandbox where there is none, and serves it."""
+    """Show a market that trades by itself: makes a sandbox where there is none, and serves it.
+
+    With four organisations, one node can be stopped, by a button or `hansa testnet kill`, while the
+    orders go on.
+    """
     folder, out = resolve_home(home), Output(as_json=as_json)
+    if engine not in ("solo", "comet"):
+        raise WrongUse(f"--engine: expected solo or comet, got {engine!r}")
+    if engine == "comet":
+        if host != DEFAULT_HOST:
+            raise WrongUse(f"--host: expected {DEFAULT_HOST} for a testnet, got {host}")
+        from hansa.foreground.cli.fleeting import show_testnet
+
+        show_testnet(folder / "testnet", port, out)
+        return
     from hansa.foreground.cli.serving import find_port, open_node, run_market, serve
     from hansa.node.home import load_genesis
 

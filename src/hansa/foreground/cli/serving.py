@@ -15,6 +15,9 @@ from hansa.foreground.cli.output import Output
 from hansa.foreground.cli.progress import show_progress
 
 if TYPE_CHECKING:
+    from hansa.core.ledger import NetworkBlock
+    from hansa.interface.http.app import HttpServer
+    from hansa.node.home import NodeConfig
     from hansa.node.node import Node
 
 PORTS_TRIED: Final = 100
@@ -23,9 +26,14 @@ LogForm = Literal["plain", "json", "quiet"]
 
 @contextmanager
 def open_node(
-    home: Path, passphrase: Callable[[], str], out: Output, *, is_started: bool = True
-) -> "Iterator[Node]":
-    """Open the node of a home, and stop it in the end."""
+    home: Path, passphrase: Callable[[], str], out: Output, *, is_started: bool = True,
+    halt_height: int = 0,
+) -> "Iterator[Node]":  # fmt: skip
+    """Open the node of a home, and stop it in the end.
+
+    ``halt_height`` is the last block it makes, 0 for what its configuration says. Raises: WrongUse
+    for one on a network of the solo engine, or one that is passed.
+    """
     from hansa.node.home import load_keys
     from hansa.node.node import Node
 
@@ -38,14 +46,31 @@ def open_node(
             if is_opening:
                 progress(what, done, total)
 
-        node = Node(home, keys=keys, on_progress=report)
+        config = _set_halt_height(home, halt_height) if halt_height else None
+        node = Node(home, keys=keys, on_progress=report, config=config)
         is_opening = False
     try:
+        if halt_height and node.ledger.height >= halt_height:
+            raise WrongUse(
+                f"--halt-height: expected one above {node.ledger.height}, where this node is, got"
+                f" {halt_height}; start the next release without it"
+            )
         if is_started:
             node.start()
         yield node
     finally:
         node.stop()
+
+
+def _set_halt_height(home: Path, halt_height: int) -> "NodeConfig":
+    from msgspec.structs import replace
+
+    from hansa.node.home import load_config
+
+    config = load_config(home)
+    if config.comet is None:
+        raise WrongUse(f"--halt-height: expected a network on CometBFT, got that of {home}")
+    return replace(config, comet=replace(config.comet, halt_height=halt_height))
 
 
 def find_port(host: str, first: int) -> int:
@@ -83,10 +108,28 @@ def serve(node: "Node", host: str, port: int, out: Output, *, log: LogForm) -> N
         raise WrongUse(
             f"--port: expected one that is free on {host}, got {port} ({error.strerror})"
         ) from None
+    _stop_at_halt_height(node, server, out)
     try:
         server.run(lambda url: _announce(node, url, out))
     except KeyboardInterrupt:
         out.note("stopping")
+
+
+def _stop_at_halt_height(node: "Node", server: "HttpServer", out: Output) -> None:
+    """End in good order after the last block of this release, with status 0."""
+    comet = node.config.comet
+    if comet is None or not comet.halt_height:
+        return
+    last = comet.halt_height
+
+    def stop(block: "NetworkBlock") -> None:
+        if block.height == last:
+            out.note(
+                f"block {last} is the last of this release: install the next one, then start again"
+            )
+            server.stop()
+
+    node.engine.on_block.append(stop)
 
 
 def _announce(node: "Node", url: str, out: Output) -> None:

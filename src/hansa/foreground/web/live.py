@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
 from typing import Final
 
 from litestar.response import ServerSentEventMessage
@@ -98,16 +98,19 @@ async def stream_fragments(
 
 
 class FragmentCache:
-    """Renders once a height for all readers of one language."""
+    """Renders once a moment for all readers of one language."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: dict[str, tuple[int, Fragments]] = {}
+        self._kept: dict[str, tuple[Hashable, Fragments]] = {}
 
-    def get(self, key: str, height: int, render: Callable[[], Fragments]) -> Fragments:
-        """Return the fragments of a height; a second reader waits for the first one's."""
+    def get(self, key: str, moment: Hashable, render: Callable[[], Fragments]) -> Fragments:
+        """Return the fragments of a moment: a height, and what else they depend on.
+
+        A second reader waits for the first one's.
+        """
         with self._lock:
             kept = self._kept.get(key)
-            if kept is None or kept[0] != height:
-                kept = self._kept[key] = (height, render())
+            if kept is None or kept[0] != moment:
+                kept = self._kept[key] = (moment, render())
         return kept[1]

@@ -1,7 +1,8 @@
 """The pages: what is served where. Each handler parses, asks once, and renders.
 
 Pages only read. Whatever changes the ledger comes as a signed transaction through the interface
-floor; a page that offers it later will submit there like anybody else.
+floor; a page that offers it later will submit there like anybody else. What a page of a testnet
+switches off and on are processes, not facts.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -11,11 +12,12 @@ import msgspec
 from litestar import Request, Response, Router, get, post
 from litestar.datastructures import Cookie, ResponseHeader, UploadFile
 from litestar.enums import MediaType, RequestEncodingType
-from litestar.exceptions import NotFoundException
+from litestar.exceptions import NotFoundException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import Body, FromPath, FromQuery
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
+from hansa.core.errors import OperatorError
 from hansa.core.proof import MAX_BUNDLE_BYTES
 from hansa.core.prover import NotThere
 from hansa.core.readmodel import TRANSACTION, Kind
@@ -27,6 +29,7 @@ from hansa.foreground.web.live import (
     TooManyStreams,
     stream_fragments,
 )
+from hansa.foreground.web.organisations import Organisations
 from hansa.foreground.web.questions import PAGE_ROWS, TALL_BAR, Questions, Row
 from hansa.foreground.web.rendering import Rendering, draw_strip
 from hansa.foreground.web.wording import LANGUAGES, choose_language
@@ -74,7 +77,12 @@ def make_pages(node: Node) -> Router:
 
     return Router(
         path="/",
-        route_handlers=[*_make_handlers(site), *_make_streams(site), *_make_files(site)],
+        route_handlers=[
+            *_make_handlers(site),
+            *_make_streams(site),
+            *_make_files(site),
+            *_make_switches(site),
+        ],
         response_headers=[
             ResponseHeader(name=name, value=value) for name, value in SECURITY_HEADERS.items()
         ],
@@ -95,6 +103,7 @@ class Site:
         self.questions = Questions(node)
         self.rendering = Rendering(self.questions)
         self.pulse = Pulse()
+        self.organisations = Organisations(self.questions, self.pulse)
         self.cache = FragmentCache()
         node.on_projected.append(self.pulse.beat)
 
@@ -135,15 +144,15 @@ class Site:
     # Live fragments.
 
     def render_market(self, language: str) -> Fragments:
-        """Return the front page's live parts, once a height for all readers of a language."""
-        height = self.node.read_model.height
-        return self.cache.get(f"market/{language}", height, lambda: self._render_market(language))
+        """Return the front page's live parts, once a moment for all readers of a language."""
+        moment = (self.node.read_model.height, self.organisations.sighted)
+        return self.cache.get(f"market/{language}", moment, lambda: self._render_market(language))
 
     def _render_market(self, language: str) -> Fragments:
         strips = self.questions.get_strips()
         tallest = max((bar.level for strip in strips for bar in strip.bars), default=1)
         tallest = min(TALL_BAR + 1, max(2, tallest))
-        context = {
+        context: dict[str, Any] = {
             "strips": strips,
             "drawings": {
                 strip.name: draw_strip(tuple(bar.level for bar in strip.bars), tallest)
@@ -154,9 +163,13 @@ class Site:
             "height": self.node.read_model.height,
             "time_ms": self.node.ledger.time_ms,
         }
+        names = ["pulse", "numbers", "chains", "orders"]
+        if self.organisations.is_shown:
+            names.append("organisations")
+            context["seats"] = self.organisations.list_seats()
+            context["can_act"] = self.organisations.can_act
         return {
-            name: self.rendering.render(f"market/{name}.html", language, context)
-            for name in ("pulse", "numbers", "chains", "orders")
+            name: self.rendering.render(f"market/{name}.html", language, context) for name in names
         }
 
     def render_order(self, identifier: str, language: str) -> Fragments:
@@ -277,7 +290,8 @@ def _make_handlers(site: Site) -> list[BaseRouteHandler]:
 
     @get("/", sync_to_thread=True)
     def show_market(request: AnyRequest) -> Page:
-        return site.page(request, "market/show.html", site.render_market(language_of(request)))
+        fragments = site.render_market(language_of(request))
+        return site.page(request, "market/show.html", {"organisations": "", **fragments})
 
     @get("/chains/{chain:str}", sync_to_thread=True)
     def show_chain(request: AnyRequest, chain: FromPath[str]) -> Page:
@@ -369,6 +383,25 @@ def _answer_verdict(site: Site, request: AnyRequest, title: str, proof: bytes) -
     is_fragment = request.headers.get("hx-request") == "true"
     template = "proofs/verdict.html" if is_fragment else "proofs/show.html"
     return site.page(request, template, {"verdict": site.questions.judge(title, proof)})
+
+
+# Switches.
+
+
+def _make_switches(site: Site) -> list[BaseRouteHandler]:
+    @post("/testnet/{number:int}/{deed:str}", sync_to_thread=True, status_code=303)
+    def switch_node(request: AnyRequest, number: FromPath[int], deed: FromPath[str]) -> Page:
+        # A page from elsewhere could send this form with the reader's browser.
+        origin = request.headers.get("origin", "")
+        if not site.organisations.is_own_origin(origin):
+            raise PermissionDeniedException(f"origin: expected a page of this node, got {origin!r}")
+        try:
+            site.organisations.act(deed, number)
+        except OperatorError as error:
+            raise NotThere(str(error)) from None
+        return Response("", status_code=303, headers={"Location": "/#organisations-title"})
+
+    return [switch_node]
 
 
 # Live parts.

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from hansa.core.block import ChainRecord
 from hansa.core.codec import to_readable
-from hansa.core.proof import Judgement, pack_bundle, verify_bundle
-from hansa.core.prover import NotThere, Place, prove_places
+from hansa.core.proof import Judgement, verify_bundle
+from hansa.core.prover import NotThere, Place
 from hansa.core.readmodel import TRANSACTIONS, Kind
 from hansa.core.transaction import Body
 from hansa.node.home import make_trust
@@ -417,10 +417,9 @@ class Questions:
     def prove_place(self, chain: str, height: int, leaf: int) -> bytes:
         """Return the proof file of one entry. Raises: NotThere."""
         node = self.node
-        if chain not in node.ledger.published:
+        if chain not in node.ledger.chains:
             raise NotThere(f"chain: expected one hosted here, got {chain!r}")
-        place = Place(chain, height, leaf)
-        return pack_bundle(node.call(lambda: prove_places(node.ledger, [place])))
+        return node.prove_places([Place(chain, height, leaf)])
 
     def judge(self, title: str, data: bytes) -> Verdict:
         """Have the verifier judge a file's bytes, as it would anywhere else."""

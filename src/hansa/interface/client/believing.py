@@ -13,6 +13,7 @@ from hansa.core.block import (
     Entry,
     Header,
     Receipt,
+    compute_app_hash,
     compute_events_root,
     compute_salt,
     decode_receipt,
@@ -20,8 +21,14 @@ from hansa.core.block import (
 )
 from hansa.core.codec import encode
 from hansa.core.errors import Malformed, OperatorError
-from hansa.core.finality import TrustedNetwork, verify_header
+from hansa.core.finality import (
+    TrustedNetwork,
+    make_checkpoint,
+    make_verifier_key,
+    verify_header,
+)
 from hansa.core.merkle import ProofError, leaf_hash, verify_consistency, verify_inclusion
+from hansa.core.note import Checkpoint, NoteError, open_note
 from hansa.interface.client.outcomes import Included
 
 
@@ -102,14 +109,16 @@ ConsistencyPath = Generator[tuple[int, int], list[bytes], None]
 
 
 def believe_header(
-    header_bytes: bytes, finality: bytes, chain: str, trusted: TrustedNetwork, seen: SeenCheckpoints
-) -> Generator[tuple[int, int], list[bytes], Header]:
+    header_bytes: bytes, finality: bytes, chain: str, trusted: TrustedNetwork,
+    seen: SeenCheckpoints, now_ms: int,
+) -> Generator[tuple[int, int], list[bytes], Header]:  # fmt: skip
     """Judge a header: final by the trusted validators, and of one history with the last seen.
 
-    Yields (old, new) where it needs a consistency path. Raises: Unbelievable.
+    ``now_ms`` is the client's time, by which trust in validators may have expired. Yields (old,
+    new) where it needs a consistency path. Raises: Unbelievable.
     """
     try:
-        header = verify_header(header_bytes, finality, chain, trusted)
+        header = verify_header(header_bytes, finality, chain, trusted, now_ms=now_ms)
         now = Seen(header.log_size, header.log_root)
         last = seen.get(trusted.network, chain)
         if last is not None and last != now:
@@ -120,6 +129,42 @@ def believe_header(
         raise Unbelievable(f"{chain}: {error}") from None
     seen.put(trusted.network, chain, now)
     return header
+
+
+def believe_note(
+    note: bytes, header: Header, trusted: TrustedNetwork
+) -> Generator[tuple[int, int], list[bytes], None]:
+    """Judge a note of one node of a network whose headers are final by consensus.
+
+    One of the trusted keys has signed it, and its log is of one history with a believed header's.
+    Yields (old, new) where it needs a consistency path. Raises: Unbelievable.
+    """
+    try:
+        checkpoint = _open_node_note(note, header.chain, trusted)
+        now = Seen(header.log_size, header.log_root)
+        noted = Seen(checkpoint.size, checkpoint.root)
+        if noted != now:
+            old, new = sorted((noted, now))
+            path = [] if old.size == new.size else (yield old.size, new.size)
+            verify_consistency(old.size, old.root, new.size, new.root, path)
+        elif checkpoint != make_checkpoint(header, compute_app_hash(header)):
+            raise ProofError("note: expected the app_hash of the final header, got another")
+    except ProofError as error:
+        raise Unbelievable(f"note of {header.chain}: {error}") from None
+
+
+def _open_node_note(note: bytes, chain: str, trusted: TrustedNetwork) -> Checkpoint:
+    keys = [make_verifier_key(trusted.network, chain, key) for key in trusted.validators]
+    try:
+        opened = open_note(note, keys)
+        if opened.unverified or len(opened.verified) != 1:
+            raise ProofError("note: expected one signature, of a trusted node, got more")
+        checkpoint = Checkpoint.parse(opened.text)
+    except NoteError as error:
+        raise ProofError(str(error)) from None
+    if checkpoint.origin != keys[0].name:
+        raise ProofError(f"note: expected the origin {keys[0].name}, got {checkpoint.origin}")
+    return checkpoint
 
 
 def believe_inclusion(included: Included, digest: bytes, salt: bytes, header: Header) -> Receipt:

@@ -18,7 +18,6 @@ from hansa.core.finality import TrustedNetwork, note_of
 from hansa.core.genesis import Genesis
 from hansa.core.keys import compute_account
 from hansa.core.keystore import KeyStore
-from hansa.core.merkle import ProofError
 from hansa.core.module import compute_object_id
 from hansa.core.proof import Judgement, ProvenFact, Trust, verify_bundle
 from hansa.core.proof import Outcome as Judged
@@ -38,6 +37,7 @@ from hansa.interface.client.believing import (
     agrees,
     believe_header,
     believe_inclusion,
+    believe_note,
     collect_records,
     salt_of_envelope,
 )
@@ -256,15 +256,21 @@ class Conversation:
     # Believing.
 
     def _believe_header(self, chain: str, header: bytes, finality: bytes) -> Steps[Header]:
-        judging = believe_header(header, finality, chain, self._trusted(), self.seen)
+        judging = believe_header(header, finality, chain, self._trusted(), self.seen, self._clock())
+        return (yield from self._bring_paths(chain, judging))
+
+    def _bring_paths(
+        self, chain: str, judging: Generator[tuple[int, int], list[bytes], T]
+    ) -> Steps[T]:
+        """Ask for the consistency paths that a judgement needs; returns what it returns."""
         try:
             old, new = next(judging)
             while True:
                 answer = yield Ask("consistency", {"chain": chain, "old": old, "new": new})
                 old, new = judging.send(_read_path(answer))
         except StopIteration as done:
-            believed: Header = done.value
-            return believed
+            judged: T = done.value
+            return judged
 
     def _believe_bundle(self, data: bytes) -> Judgement:
         judgement = verify_bundle(data, Trust((self._trusted(),)), self._clock())
@@ -376,15 +382,24 @@ class Conversation:
         return data
 
     def checkpoint(self, chain: str) -> Steps[bytes]:
-        """Ask for the newest checkpoint; it has to follow from the last one seen."""
+        """Ask for the newest checkpoint; it has to follow from the last one seen.
+
+        Where consensus makes headers final it is the word of the node asked, which is one of those
+        trusted, and is compared with the final header.
+        """
         yield from self.connect()
         answer = yield Ask("header", {"chain": chain})
         try:
-            header, finality = (bytes.fromhex(answer[name]) for name in ("header", "finality"))
-            yield from self._believe_header(chain, header, finality)
-            return note_of(finality)
-        except (KeyError, TypeError, ValueError, ProofError) as error:
+            data, finality = (bytes.fromhex(answer[name]) for name in ("header", "finality"))
+        except (KeyError, TypeError, ValueError) as error:
             raise Unbelievable(f"header of {chain}: {error}") from None
+        header = yield from self._believe_header(chain, data, finality)
+        if self._trusted().consensus is None:
+            return note_of(finality)
+        note: bytes = yield Ask("checkpoint", {"chain": chain})
+        judging = believe_note(note, header, self._trusted())
+        yield from self._bring_paths(chain, judging)
+        return note
 
 
 def choose_proven(verify: Verify, count: int) -> Callable[[int], bool]:

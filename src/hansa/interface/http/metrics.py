@@ -1,5 +1,6 @@
 """What Prometheus scrapes, read from the node at that moment."""
 
+import shutil
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,6 +14,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from hansa.interface.http.comet_metrics import CometReader
+from hansa.network.comet.engine import CometEngine
 from hansa.node.node import Node
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4"
@@ -23,6 +26,8 @@ class NodeCollector(Collector):
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        engine = node.engine
+        self._comet = CometReader(node, engine) if isinstance(engine, CometEngine) else None
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -54,6 +59,37 @@ class NodeCollector(Collector):
         syncs = SummaryMetricFamily("hansa_recent_sync_seconds", "The last hundred block syncs.")
         syncs.add_metric([], len(recent), sum(recent))
         yield syncs
+        yield from self._disk()
+        yield from self._relay()
+        if self._comet is not None:
+            yield from self._comet.collect()
+
+    def _disk(self) -> Iterator[Metric]:
+        usage = shutil.disk_usage(self._node.home)
+        yield GaugeMetricFamily("hansa_disk_free_bytes", "Room left beside the home.", usage.free)
+        yield GaugeMetricFamily("hansa_disk_total_bytes", "Of the disk of the home.", usage.total)
+
+    def _relay(self) -> Iterator[Metric]:
+        relay = self._node.relay
+        carried = relay.carried if relay is not None else 0
+        yield CounterMetricFamily("hansa_relay_carried", "Pages of packets carried.", carried)
+        trusted = GaugeMetricFamily(
+            "hansa_client_trusted_until_seconds",
+            "When a chain stops to believe another that shows nothing new.",
+            labels=["client"],
+        )
+        frozen = GaugeMetricFamily(
+            "hansa_client_frozen", "1 where a chain was caught lying.", labels=["client"]
+        )
+        kind = self._node.kinds.get("client")
+        if kind is not None:
+            columns = kind.table.c
+            query = sa.select(columns.id, columns.status, columns.trusted_until_ms)
+            with self._node.read_model.engine.connect() as connection:
+                for name, status, until_ms in connection.execute(query.order_by(columns.id)):
+                    trusted.add_metric([name], until_ms / 1_000)
+                    frozen.add_metric([name], status == "frozen")
+        yield from (trusted, frozen)
 
     def _packets(self) -> Metric:
         family = GaugeMetricFamily(

@@ -140,13 +140,14 @@ class Market:
 
     def __init__(
         self, client: Client, *, pace_s: float = 1.0, seed: int = SEED,
-        max_orders: int | None = None,
+        max_orders: int | None = None, lane: int = LANE,
     ) -> None:  # fmt: skip
         """``pace_s`` is about the time between two orders; a life rests about as long each step.
 
-        With ``max_orders`` the market closes when so many orders have ended.
+        With ``max_orders`` the market closes when so many orders have ended. Of several markets on
+        one network each has a ``lane`` and a seed of its own.
         """
-        self.desk = Desk(client, lane=LANE)
+        self.desk = Desk(client, lane=lane)
         self.pace_s = pace_s
         self.max_orders = max_orders
         self.placed = 0

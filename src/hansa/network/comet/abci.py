@@ -34,8 +34,9 @@ _log = logging.getLogger(__name__)
 MAX_FRAME_BYTES: Final = 128 * 1024 * 1024
 """A longer request is refused unread: twice what a block with its votes can hold."""
 
-MAX_UNANSWERED: Final = 4096
-"""Questions begun on one connection and not answered; beyond it, those that follow wait."""
+MAX_UNANSWERED: Final = 512
+"""Questions begun on one connection and not answered; beyond it, those that follow wait. Each may
+hold a transaction of CometBFT's ``max_tx_bytes``."""
 
 MAX_BACKLOG_BYTES: Final = 1024 * 1024
 """What is read ahead of the question that waits; beyond it, CometBFT keeps the rest."""

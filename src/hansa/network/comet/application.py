@@ -15,6 +15,7 @@ from hansa.core.errors import Malformed
 from hansa.core.genesis import consensus_chain_id
 from hansa.core.keys import ED25519
 from hansa.core.ledger import Ledger, NetworkBlock, Submission
+from hansa.core.transaction import Transaction
 from hansa.core.validatorset import list_power_changes
 from hansa.network.comet.bundle import Item, unpack
 from hansa.network.comet.judged import Judged
@@ -27,6 +28,7 @@ APP_VERSION: Final = 1
 
 OK: Final = 0
 REFUSED: Final = 1
+SPENT: Final = "every transaction in it is spent or expired"
 
 TARGET_BLOCK_S: Final = 0.5
 """How long this node, as proposer, lets a block take to execute."""
@@ -35,7 +37,11 @@ FRAME_BYTES: Final = 8
 """What CometBFT adds to a transaction in a block: a field's key and a length."""
 
 FIRST_TRANSACTION_S: Final = 250e-6
-"""What a transaction is taken to cost before any was measured."""
+FIRST_TRANSACTIONS: Final = 100
+"""What a transaction is taken to cost before any was measured, and how many count as measured."""
+
+MAX_LANES: Final = 50_000
+"""Lanes whose next sequence is known to the checking thread, which may not read the state."""
 
 
 class Application:
@@ -56,7 +62,10 @@ class Application:
         self._retained_height = retained_height
         self._finalized: NetworkBlock | None = None
         self._items: list[Item] = []
-        self._seconds_each = FIRST_TRANSACTION_S
+        self._seconds = FIRST_TRANSACTIONS * FIRST_TRANSACTION_S
+        self._executed = float(FIRST_TRANSACTIONS)
+        self._next: dict[tuple[str, bytes, int], int] = {}
+        """By chain, account and lane, as of the last block."""
 
     # Info and genesis.
 
@@ -98,19 +107,45 @@ class Application:
         """Judge a bundle before it is handed on to peers.
 
         A gateway verifies what it bundles, so a bundle with one wrong signature comes from nobody
-        honest and is not passed on. Nonces and rules are for the block.
+        honest and is not passed on. One that waits is judged again after each block: what another
+        has made useless is proposed by nobody, and would keep its place in the mempool, and the
+        network at making empty blocks, for ever. All else of nonces and rules is for the block.
         """
+        if request.type == abci.RECHECK:
+            return self._execution.submit(self._check_again, request.tx)
         return self._checking.submit(self._check_tx, request.tx)
 
     def _check_tx(self, data: bytes) -> abci.ResponseCheckTx:
         try:
             items = unpack(data)
         except Malformed as error:
-            return abci.ResponseCheckTx(code=REFUSED, log=error.text)
-        for submission in self._judged.judge(items):
-            if submission is None or not submission[1]:
-                return abci.ResponseCheckTx(code=REFUSED, log="a transaction is badly signed")
+            return _refuse(error.text)
+        limit = self._ledger.genesis.max_block_transactions
+        if len(items) > limit:
+            return _refuse(f"items: expected at most {limit}, as a block holds, got {len(items)}")
+        # In order of cost: signatures are worth a hundred times the rest.
+        decoded = [self._judged.decode(item) for item in items]
+        known = [transaction for transaction in decoded if transaction is not None]
+        if len(known) < len(items):
+            return _refuse("a transaction can't be decoded")
+        if all(self._was_spent(transaction) for transaction in known):
+            return _refuse(SPENT)
+        if not all(submission and submission[1] for submission in self._judged.judge(items, known)):
+            return _refuse("a transaction is badly signed")
         return abci.ResponseCheckTx(code=OK)
+
+    def _was_spent(self, transaction: Transaction) -> bool:
+        """Tell whether a block has made it useless, as far as the checking thread knows."""
+        body = transaction.body
+        lane = (body.chain, body.signers[0].account, body.lane)
+        return body.sequence < self._next.get(lane, 0) or body.valid_until_ms < self._ledger.time_ms
+
+    def _check_again(self, data: bytes) -> abci.ResponseCheckTx:
+        for item in unpack(data):
+            transaction = self._judged.decode(item)
+            if transaction is not None and not self._is_spent(transaction):
+                return abci.ResponseCheckTx(code=OK)
+        return _refuse(SPENT)
 
     # A block.
 
@@ -124,15 +159,15 @@ class Application:
         self, request: abci.RequestPrepareProposal
     ) -> abci.ResponsePrepareProposal:
         limit = self._ledger.genesis.max_block_transactions
-        room = max(1, min(limit, int(TARGET_BLOCK_S / self._seconds_each)))
+        room = max(1, min(limit, int(TARGET_BLOCK_S * self._executed / self._seconds)))
         room_bytes = request.max_tx_bytes
         chosen: list[bytes] = []
         for data in request.txs:
             items = self._unpack_useful(data)
-            if not items:
+            if not items or len(items) > limit:
                 continue
             room_bytes -= len(data) + FRAME_BYTES
-            if room_bytes < 0 or (len(items) > room and chosen) or len(items) > limit:
+            if room_bytes < 0 or (len(items) > room and chosen):
                 break
             room -= len(items)
             chosen.append(data)
@@ -148,16 +183,15 @@ class Application:
         except Malformed:
             return ()
         is_useful = any(
-            submission is not None and not self._is_spent(submission)
+            submission is not None and submission[1] and not self._is_spent(submission[0])
             for submission in self._judged.judge(items)
         )
         return items if is_useful else ()
 
-    def _is_spent(self, submission: Submission) -> bool:
-        transaction, is_signed = submission
+    def _is_spent(self, transaction: Transaction) -> bool:
         body = transaction.body
         chain = self._ledger.chains.get(body.chain)
-        if chain is None or not is_signed or body.valid_until_ms < self._ledger.time_ms:
+        if chain is None or body.valid_until_ms < self._ledger.time_ms:
             return True
         return body.sequence < get_sequence(chain, body.signers[0].account, body.lane)
 
@@ -197,8 +231,7 @@ class Application:
         block = self._ledger.apply(time_ms, self._submissions(self._items))
         self._finalized = block
         if self._items:
-            each = (time.perf_counter() - started) / len(self._items)
-            self._seconds_each += (each - self._seconds_each) / 4
+            self._measure(time.perf_counter() - started, len(self._items))
         if request.misbehavior:
             self._on_misbehaviour(request.height)
         return abci.ResponseFinalizeBlock(
@@ -206,6 +239,11 @@ class Application:
             validator_updates=list_validator_updates(block),
             app_hash=block.record.network_hash,
         )
+
+    def _measure(self, seconds: float, executed: int) -> None:
+        # By count: a block of one costs what a block costs, and says little of the next thousand.
+        self._seconds += seconds - self._seconds / 4
+        self._executed += executed - self._executed / 4
 
     def _submissions(self, items: Sequence[Item]) -> dict[str, list[Submission]]:
         submissions: dict[str, list[Submission]] = {}
@@ -228,9 +266,19 @@ class Application:
         self._finalized = None
         self._judged.forget(self._items)
         self._items = []
+        self._note_sequences(block)
         self._on_commit(block, seconds)
         self._snapshots.note_block(block)
         return abci.ResponseCommit(retain_height=self._retained_height(block.height))
+
+    def _note_sequences(self, block: NetworkBlock) -> None:
+        if len(self._next) > MAX_LANES:
+            self._next = {}
+        for name, applied in block.chains.items():
+            for verdict in applied.verdicts:
+                if verdict.transaction is not None:
+                    body = verdict.transaction.body
+                    self._next[name, body.signers[0].account, body.lane] = body.sequence + 1
 
     def extend_vote(self, _: abci.RequestExtendVote) -> abci.ResponseExtendVote:
         """Add nothing to a vote; extensions are switched off."""
@@ -275,6 +323,10 @@ class Application:
     ) -> Future[abci.ResponseApplySnapshotChunk]:
         """Check a chunk that a peer has sent, and restore with the last."""
         return self._execution.submit(self._snapshots.apply, request)
+
+
+def _refuse(why: str) -> abci.ResponseCheckTx:
+    return abci.ResponseCheckTx(code=REFUSED, log=why)
 
 
 def list_validator_updates(block: NetworkBlock) -> Iterator[abci.ValidatorUpdate]:

@@ -22,6 +22,10 @@ MAX_BUNDLE_BYTES: Final = 256 * 1024
 """A bundle is gossiped whole: one that is too large holds up those behind it."""
 
 
+FRAME_BYTES: Final = 48
+"""More than the encoding adds to an item, with a chain's name of any length; and to a bundle."""
+
+
 class Item(Value):
     """A user transaction and the chain it is for."""
 
@@ -59,13 +63,15 @@ def unpack(data: bytes) -> tuple[Item, ...]:
     return _decode(data[1:]).items
 
 
-def cut(sizes: Sequence[int]) -> list[slice]:
-    """Return how to cut transactions of these sizes, in bytes, into bundles."""
+def cut(sizes: Sequence[int], max_items: int = MAX_ITEMS) -> list[slice]:
+    """Return how to cut transactions of these sizes, in bytes, into bundles of so many at most."""
     cuts: list[slice] = []
     start, size = 0, 0
     for index, item_bytes in enumerate(sizes):
-        taken = item_bytes + 32
-        if index > start and (size + taken > MAX_BUNDLE_BYTES - 64 or index - start == MAX_ITEMS):
+        taken = item_bytes + FRAME_BYTES
+        if index > start and (
+            size + taken > MAX_BUNDLE_BYTES - FRAME_BYTES or index - start == max_items
+        ):
             cuts.append(slice(start, index))
             start, size = index, 0
         size += taken

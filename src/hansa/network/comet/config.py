@@ -92,12 +92,14 @@ class CometSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     double_sign_check_height: int = 0
     """How many blocks back a start looks for votes of our own key, and stops if there are any."""
 
-    mempool_recheck: bool = False
-    """Whether each waiting transaction is checked again after each block."""
+    mempool_recheck: bool = True
+    """Whether each waiting transaction is checked again after each block. Without it, what has
+    become useless stays: nobody proposes it, nothing removes it."""
     mempool_broadcast: bool = True
     mempool_size: int = 5_000
     mempool_max_txs_bytes: int = 256 * 1024 * 1024
-    mempool_max_tx_bytes: int = 1_048_576
+    mempool_max_tx_bytes: int = 262_144
+    """As bundles have; what is larger is refused before it is sent to the application."""
     mempool_cache_size: int = 20_000
     """Hashes of transactions seen; one that has fallen out can be handed in again."""
 

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
+from hansa.core.errors import OperatorError
 from hansa.core.ledger import Ledger, NetworkBlock
 from hansa.network.comet.abci import AbciServer
 from hansa.network.comet.application import Application
@@ -92,6 +93,7 @@ class CometEngine:
         """Called with the height of a block that holds evidence of a double vote."""
         self.rpc = RpcClient(terms.settings.rpc_address)
         self.light_blocks = LightBlocks(ledger, self.rpc)
+        self.light_blocks.on_failure = self._fail
         self._verifiers = Verifiers(terms.verifiers)
         self._verifying = threading.Lock()
         self.judged = Judged(ledger, self._verify)
@@ -153,7 +155,7 @@ class CometEngine:
     def trouble(self) -> str:
         """Why nothing moves at the moment; empty if it does."""
         if self.process is not None and not self.process.is_alive:
-            return "CometBFT is not running"
+            return f"CometBFT is not running, see {self.process.log}"
         return self.gateway.trouble
 
     # Life.
@@ -224,7 +226,10 @@ class CometEngine:
                 return
             wait_s = min(2 * wait_s, 60.0)
             started = time.monotonic()
-            self.process.start()
+            try:
+                self.process.start()
+            except OperatorError as error:
+                _log.error("CometBFT can't be started: %s", error)
 
     # Work.
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Final
 
-from hansa.core.apply import AppliedBlock, find_refusal
+from hansa.core.apply import AppliedBlock, find_refusal, get_sequence
 from hansa.core.errors import BlockFull, Expired, Refused, WrongNonce, WrongSignature
 from hansa.core.ledger import Ledger, NetworkBlock
 from hansa.core.transaction import Body
-from hansa.network.comet.bundle import Item, cut, pack
+from hansa.network.comet.bundle import MAX_ITEMS, Item, cut, pack
 from hansa.network.comet.judged import Judged
 from hansa.network.comet.rpc import RpcClient, RpcTrouble
 from hansa.network.intake import EngineStopped, Inclusion, Intake, Waiting, stopped_by
@@ -34,7 +34,11 @@ MAX_PENDING_BLOCKS: Final = 4
 refuses, so that the mempool of no node is flooded."""
 
 RESEND_AFTER_S: Final = 6.0
-"""A transaction that is in no block by then is handed in again."""
+"""A transaction that is in no block by then is handed in again, and again after twice that."""
+
+MAX_DOUBLINGS: Final = 6
+"""Of the time to wait. A network that halts for minutes drops nothing, and what every node hands in
+again every few seconds would be all that its mempools hold."""
 
 RETRY_S: Final = 0.25
 
@@ -45,13 +49,15 @@ Lane = tuple[str, bytes, int]
 class _Pending:
     """A transaction on its way through the engine."""
 
-    __slots__ = ("item", "lane", "sent_at", "waiting")
+    __slots__ = ("item", "lane", "sent_at", "times_late", "waiting")
 
     def __init__(self, waiting: Waiting, item: Item, lane: Lane) -> None:
         self.waiting = waiting
         self.item = item
         self.lane = lane
         self.sent_at = 0.0
+        """0 while it waits to be sent."""
+        self.times_late = 0
 
     @property
     def body(self) -> Body:
@@ -74,7 +80,9 @@ class Gateway:
         self._execution = execution
         self._on_failure = on_failure
         self._pending: dict[bytes, _Pending] = {}
-        self._sequences: dict[Lane, set[int]] = {}
+        self._sequences: dict[Lane, dict[int, int]] = {}
+        """How many of each sequence are on their way: several may race for one."""
+        self._in_hand: Sequence[Waiting] = ()
         self._unsent: deque[_Pending] = deque()
         self._swept_at = time.monotonic()
         self._changed = threading.Condition()
@@ -131,6 +139,8 @@ class Gateway:
             target()
         except BaseException as error:
             self._on_failure(error)
+            # Whatever of these was answered stays so; the rest would wait for ever.
+            self._intake.give_up(stopped_by(error), self._in_hand)
             raise
 
     # Taking.
@@ -138,21 +148,31 @@ class Gateway:
     def _run_taking(self) -> None:
         limit = MAX_PENDING_BLOCKS * self._ledger.genesis.max_block_transactions
         while (batch := self._intake.collect(MAX_COLLECTED)) is not None:
+            self._in_hand = batch
             with self._changed:
                 self._changed.wait_for(
                     lambda: len(self._pending) < limit or self._is_over or self._is_failed
                 )
-            if self._is_failed:
-                assert self._intake.failed is not None
-                self._intake.give_up(stopped_by(self._intake.failed), batch)
+            if self._is_over or self._is_failed:
+                self._intake.give_up(self._explain_end(), batch)
                 return
             self._intake.judge(batch)
             decoded = [item for item in batch if item.transaction is not None]
             self._execution.submit(self._admit, decoded).result()
             self._intake.finish(len(batch))
+            with self._changed:
+                self._changed.notify_all()
+
+    def _explain_end(self) -> EngineStopped:
+        if self._intake.failed is not None:
+            return stopped_by(self._intake.failed)
+        return EngineStopped("the node is shutting down")
 
     def _admit(self, batch: Sequence[Waiting]) -> None:
         """Refuse at once what no block could take; the rest is to be sent. Where state rests."""
+        if self._is_failed:
+            self._intake.give_up(self._explain_end(), batch)
+            return
         contexts = {
             name: chain.open_block(self._ledger.height + 1, self._ledger.time_ms)
             for name, chain in self._ledger.chains.items()
@@ -181,33 +201,38 @@ class Gateway:
     def _take(self, waiting: Waiting, lane: Lane) -> None:
         transaction = waiting.transaction
         assert transaction is not None
+        sequence = transaction.body.sequence
         item = Item(chain=waiting.chain, envelope=waiting.envelope)
         self._judged.remember(item, (transaction, True))
         with self._changed:
-            if transaction.digest in self._pending:
-                # The same bytes twice: one is included, and this one's nonce is spent by then.
-                waiting.settle(
-                    WrongNonce(
-                        expected=transaction.body.sequence + 1,
-                        lane=transaction.body.lane,
-                        given=transaction.body.sequence,
-                    )
-                )
-                return
-            one = self._pending[transaction.digest] = _Pending(waiting, item, lane)
-            self._unsent.append(one)
-            self._sequences.setdefault(lane, set()).add(transaction.body.sequence)
-            self._changed.notify_all()
+            is_known = transaction.digest in self._pending
+            is_late = self._is_failed
+            if not is_known and not is_late:
+                one = self._pending[transaction.digest] = _Pending(waiting, item, lane)
+                self._unsent.append(one)
+                counts = self._sequences.setdefault(lane, {})
+                counts[sequence] = counts.get(sequence, 0) + 1
+                self._changed.notify_all()
+        if is_late:
+            waiting.give_up(self._explain_end())
+        elif is_known:
+            # The same bytes twice: one is included, and this one's nonce is spent by then.
+            self._intake.numbers.refused += 1
+            waiting.settle(
+                WrongNonce(expected=sequence + 1, lane=transaction.body.lane, given=sequence)
+            )
 
     # Sending.
 
     def _run_sending(self) -> None:
+        # A bundle that no block has room for would be proposed by nobody.
+        limit = min(MAX_ITEMS, self._ledger.genesis.max_block_transactions)
         while not self._is_over:
             with self._changed:
                 self._changed.wait_for(lambda: self._unsent or self._is_over, RETRY_S)
             self._sweep()
             due = self._take_unsent()
-            for chosen in cut([len(one.item.envelope) for one in due]):
+            for chosen in cut([len(one.item.envelope) for one in due], limit):
                 if not self._send(due[chosen]):
                     with self._changed:
                         self._unsent.extendleft(reversed(due[chosen.start :]))
@@ -225,25 +250,52 @@ class Gateway:
         return self._pending.get(one.waiting.transaction.digest) is one
 
     def _sweep(self) -> None:
-        """Hand in again what stands in no block though it should; refuse what has expired."""
+        """Hand in again what stands in no block though it should; refuse what can't any more."""
         now = time.monotonic()
         if now - self._swept_at < RESEND_AFTER_S / 4:
             return
         self._swept_at = now
         with self._changed:
             pending = list(self._pending.values())
+        late = [one for one in pending if _is_late(one, now)]
+        if late and not self._is_failed:
+            self._execution.submit(self._refuse_spent, late).result()
         time_ms = self._ledger.time_ms
         for one in pending:
             if one.body.valid_until_ms < time_ms:
                 self._settle(one, Expired(time=time_ms, given=one.body.valid_until_ms))
-            elif one.sent_at and now - one.sent_at > RESEND_AFTER_S:
-                self._send_again(one)
-
-    def _send_again(self, one: _Pending) -> None:
+        self._send_again([one for one in late if self._is_pending(one)])
+        for one in late:
+            one.times_late += 1
         with self._changed:
-            one.sent_at = 0.0
-            self.resent += 1
-            self._unsent.append(one)
+            self._changed.notify_all()
+
+    def _refuse_spent(self, late: Sequence[_Pending]) -> None:
+        """Refuse those that another has overtaken in their lane: nobody proposes them any more.
+
+        In the execution thread.
+        """
+        for one in late:
+            name, account, lane = one.lane
+            chain = self._ledger.chains[name]
+            if chain.state.mark():
+                continue  # A block awaits its Commit, and may hold this very one.
+            expected = get_sequence(chain, account, lane)
+            if one.body.sequence < expected:
+                self._intake.numbers.refused += 1
+                self._settle(one, WrongNonce(expected=expected, lane=lane, given=one.body.sequence))
+
+    def _send_again(self, ones: Sequence[_Pending]) -> None:
+        with self._changed:
+            again: list[_Pending] = []
+            for one in ones:
+                if one.sent_at:  # The others wait to be sent already.
+                    one.sent_at = 0.0
+                    again.append(one)
+            self.resent += len(again)
+            # Lane by lane in order, and before what follows: else that would be early once more.
+            again.sort(key=lambda one: one.body.sequence, reverse=True)
+            self._unsent.extendleft(again)
 
     def _send(self, sent: Sequence[_Pending]) -> bool:
         """Hand a bundle to the engine; False if it takes none now."""
@@ -277,18 +329,27 @@ class Gateway:
             if (one := self._pending.get(digest)) is not None:
                 place = Inclusion(name, block.height, leaf + offset, digest, verdict.receipt)
                 self._settle(one, place)
+        again: list[_Pending] = []
         for transaction, refusal in applied.refusals:
             if (one := self._pending.get(transaction.digest)) is None:
                 continue
             if isinstance(refusal, BlockFull) or self._is_early(one, refusal):
-                self._send_again(one)
+                again.append(one)
             else:
                 self._intake.numbers.refused += 1
                 self._settle(one, refusal)
+        self._send_again(again)
 
     def _is_early(self, one: _Pending, refusal: Refused) -> bool:
-        """Tell whether what comes before it in its lane was overtaken, and is on its way."""
-        return isinstance(refusal, WrongNonce) and self._follows(one.lane, one.body.sequence)
+        """Tell whether what comes before it in its lane was overtaken: is in this very block, or on
+        its way."""
+        if not isinstance(refusal, WrongNonce):
+            return False
+        name, account, lane = one.lane
+        expected = get_sequence(self._ledger.chains[name], account, lane)
+        return one.body.sequence == expected or (
+            one.body.sequence > expected and self._follows(one.lane, one.body.sequence)
+        )
 
     def _settle(self, one: _Pending, settled: Inclusion | Refused) -> None:
         transaction = one.waiting.transaction
@@ -296,8 +357,15 @@ class Gateway:
         with self._changed:
             if self._pending.pop(transaction.digest, None) is None:
                 return
-            sequences = self._sequences[one.lane]
-            sequences.discard(one.body.sequence)
-            if not sequences:
+            counts = self._sequences[one.lane]
+            counts[one.body.sequence] -= 1
+            if not counts[one.body.sequence]:
+                del counts[one.body.sequence]
+            if not counts:
                 del self._sequences[one.lane]
         one.waiting.settle(settled)
+
+
+def _is_late(one: _Pending, now: float) -> bool:
+    patience_s = RESEND_AFTER_S * (1 << min(one.times_late, MAX_DOUBLINGS))
+    return one.sent_at > 0 and now - one.sent_at > patience_s

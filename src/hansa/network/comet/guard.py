@@ -28,6 +28,10 @@ PR_SET_PDEATHSIG: Final = 1
 """prctl(2)."""
 LOCK_WAIT_S: Final = 10.0
 CHUNK: Final = 65_536
+FAILURE: Final = b'msg":"CONSENSUS FAILURE!!!"'
+"""What CometBFT logs when it will decide nothing more, as on a full disk or with another state
+than its peers; it goes on answering as if nothing were. With its quotes, for what a peer may have
+logged comes with quotes escaped."""
 
 
 class BoundedLog:
@@ -106,7 +110,11 @@ def run_command(command: list[str], guard: int, output: int, lock: int) -> NoRet
 
 
 def keep_log(output: int, parent: int, child: int, log: BoundedLog) -> None:
-    """Log what the command writes until it ends; kill it when the parent is gone."""
+    """Log what the command writes until it ends; kill it when it has failed, or the parent is gone.
+
+    A command that is dead is noticed and started again; one that only looks alive is not.
+    """
+    tail = b""
     watched = select.poll()
     watched.register(output, select.POLLIN)
     watched.register(parent, select.POLLIN)
@@ -118,6 +126,9 @@ def keep_log(output: int, parent: int, child: int, log: BoundedLog) -> None:
                 watched.unregister(parent)
             elif data := os.read(output, CHUNK):
                 log.write(data)
+                if FAILURE in tail + data:
+                    os.kill(child, signal.SIGKILL)
+                tail = data[-len(FAILURE) :]
             else:
                 return
 

@@ -43,17 +43,27 @@ class Judged:
                 oldest = next(iter(self._verdicts))
                 self._drop(oldest)
 
-    def judge(self, items: Sequence[Item]) -> list[Submission | None]:
+    def decode(self, item: Item) -> Transaction | None:
+        """Return a transaction without judging its signatures; None if it can't be decoded."""
+        known = self._verdicts.get(item)
+        return self._decode(item) if known is None else known[0]
+
+    def judge(
+        self, items: Sequence[Item], decoded: Sequence[Transaction] | None = None
+    ) -> list[Submission | None]:
         """Return each transaction with the verdict on its signatures; None if it can't be decoded.
 
-        Order is kept.
+        Order is kept. ``decoded`` are the transactions of all items, where they are known.
         """
         found = [self._verdicts.get(item) for item in items]
         fresh: list[tuple[int, Transaction]] = []
         for index, item in enumerate(items):
-            if found[index] is None and (transaction := self._decode(item)) is not None:
+            if found[index] is not None:
+                continue
+            transaction = decoded[index] if decoded else self._decode(item)
+            if transaction is not None:
                 fresh.append((index, transaction))
-        self.known += len(items) - len(fresh)
+        self.known += len(items) - found.count(None)
         self.judged += len(fresh)
         verdicts = self._verify([claim for _, one in fresh for claim in one.claims])
         start = 0

@@ -19,7 +19,9 @@ from hansa.core.codec import encode
 from hansa.core.errors import Malformed
 from hansa.core.finality import (
     MAX_DRIFT_MS,
+    MAX_HOPS,
     FinalHeader,
+    decode_consensus_finality,
     make_consensus_finality,
     trust_network,
 )
@@ -39,9 +41,12 @@ from hansa.core.lightclient import (
     bisect,
     follow_all,
     trim_commit,
+    trust_block,
     verify_commit,
     verify_light_block,
 )
+from hansa.core.merkle import ProofError
+from hansa.core.restoration import LIGHT_HOPS
 from hansa.network.comet.rpc import RpcClient, RpcTrouble
 from hansa.storage.blocklog import BlockLog, DamagedBlockLog
 
@@ -58,13 +63,15 @@ class LightBlocks:
         self._ledger = ledger
         self._rpc = rpc
         self._chain_id = consensus_chain_id(ledger.network)
-        self._store = _open_store(ledger.folder / "light", max(1, ledger.first_height))
+        self._store = self._open_store()
         trusted = trust_network(ledger.genesis).consensus
         assert trusted is not None, "the genesis of a network on CometBFT names its validators"
-        self._trusted: TrustedConsensus = trusted
+        self._genesis_trust: TrustedConsensus = trusted
+        self._trusted, self._hops = self._begin()
         """What someone who knows the genesis trusts after these hops."""
-        self._hops: list[LightBlock] = []
         self._decoded: OrderedDict[int, LightBlock] = OrderedDict()
+        self._leading: dict[tuple[int, int], bool] = {}
+        """Whether a hop leads to a block, by their heights."""
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._is_over = False
@@ -73,7 +80,44 @@ class LightBlocks:
         """Why none could be fetched; empty if it could."""
         self.on_final: list[Callable[[int], None]] = []
         """Called with the height of a block that has become final."""
+        self.on_failure: Callable[[BaseException], None] | None = None
+        """Called when fetching has ended for good; no block would become final any more."""
         ledger.find_finality = self.find_finality
+
+    def _open_store(self) -> BlockLog:
+        # Blocks a node has dropped were final before; those before a snapshot it never had.
+        first = max(1, self._ledger.first_height)
+        lost = self._ledger.base.height if self._ledger.base else 0
+        return _open_store(self._ledger.folder / "light", first, lost)
+
+    def _begin(self) -> tuple[TrustedConsensus, list[LightBlock]]:
+        """Return the hops that a snapshot came with, and the trust they lead to."""
+        path = self._ledger.folder / LIGHT_HOPS
+        if not path.exists():
+            return self._genesis_trust, []
+        try:
+            *hops, last = decode_consensus_finality(path.read_bytes()).hops
+            reached = self._follow(self._genesis_trust, hops)
+            trusted = self._follow(reached, [last])
+        except ProofError as error:
+            # A node that was told whom to trust, because the genesis is too old for that.
+            _log.warning("%s: no way from the genesis: %s", path, error)
+            return self._genesis_trust, []
+        age_ms = (trusted.time_ns - reached.time_ns) // 1_000_000
+        if trusted.validators != reached.validators or age_ms * 4 > reached.trusting_period_ms:
+            hops.append(last)
+        return trusted, hops
+
+    def _follow_base(self) -> None:
+        """Begin anew where the ledger has been restored from a snapshot."""
+        base = self._ledger.base
+        if base is None or base.height <= self.height:
+            return
+        with self._lock:
+            self._store.close()
+            self._store = self._open_store()
+            self._decoded.clear()
+            self._trusted, self._hops = self._begin()
 
     @property
     def height(self) -> int:
@@ -85,7 +129,7 @@ class LightBlocks:
     def start(self) -> None:
         """Publish what is final, and begin to fetch."""
         self._publish_at_start()
-        self._thread = threading.Thread(target=self._run, name="light-blocks", daemon=True)
+        self._thread = threading.Thread(target=self._guard, name="light-blocks", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
@@ -100,9 +144,18 @@ class LightBlocks:
             self._thread.join()
         self._store.close()
 
+    def _guard(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            if self.on_failure is not None:
+                self.on_failure(error)
+            raise
+
     def _run(self) -> None:
         while not self._is_over:
             try:
+                self._follow_base()
                 while self.height < self._ledger.height and not self._is_over:
                     self._take(self._fetch(self.height + 1))
                 self.trouble = ""
@@ -136,19 +189,27 @@ class LightBlocks:
         self._store.sync()
         self._reach(block)
         height = block.height - 1
-        if height >= self._ledger.first_height:
-            record = self._ledger.read_block(height)
+        record = self._record_at(height)
+        if record is not None:
             for part in record.chains:
                 if part.header is not None:
                     self._publish(record, part.chain, part.header)
         for callback in self.on_final:
             callback(height)
 
+    def _record_at(self, height: int) -> BlockRecord | None:
+        base = self._ledger.base
+        if base is not None and height <= base.height:
+            return base if height == base.height else None
+        return self._ledger.read_block(height)
+
     # What the genesis leads to.
 
     def _reach(self, block: LightBlock) -> None:
         """Note which light blocks someone who trusts the genesis needs on the way to this one."""
         consensus = self._trusted
+        if block.height <= consensus.height:
+            return  # Its hops came with the snapshot.
         age_ms = (block.header.time_ns - consensus.time_ns) // 1_000_000
         if age_ms * 2 < consensus.trusting_period_ms and block.validators == consensus.validators:
             return
@@ -159,8 +220,9 @@ class LightBlocks:
             return
         if age_ms * 2 < consensus.trusting_period_ms:
             hops = hops[:-1]
-        self._trusted = self._follow(hops)
-        self._hops += hops
+        self._trusted = self._follow(consensus, hops)
+        # With every vote: who trusts other validators than we did may need others of them.
+        self._hops += [self.get(hop.height) for hop in hops]
 
     def _find_way(self, height: int) -> tuple[LightBlock, ...]:
         return bisect(
@@ -172,9 +234,9 @@ class LightBlocks:
             max_clock_drift_ms=MAX_DRIFT_MS,
         )
 
-    def _follow(self, hops: Sequence[LightBlock]) -> TrustedConsensus:
+    def _follow(self, trusted: TrustedConsensus, hops: Sequence[LightBlock]) -> TrustedConsensus:
         return follow_all(
-            self._trusted, hops, self._chain_id, now_ms=None, max_clock_drift_ms=MAX_DRIFT_MS
+            trusted, hops, self._chain_id, now_ms=None, max_clock_drift_ms=MAX_DRIFT_MS
         )
 
     # Publishing.
@@ -190,10 +252,9 @@ class LightBlocks:
             self._reach(self.get(height))
         newest = min(self.height - 1, self._ledger.height)
         missing = set(self._ledger.chains)
-        for height in range(newest, self._ledger.first_height - 1, -1):
-            if not missing:
+        for height in range(newest, -1, -1):
+            if not missing or (record := self._record_at(height)) is None:
                 return
-            record = self._ledger.read_block(height)
             for part in record.chains:
                 if part.chain in missing and part.header is not None:
                     self._publish(record, part.chain, part.header)
@@ -204,9 +265,38 @@ class LightBlocks:
         height = record.height + 1
         if not self._store.first_height <= height <= self.height:
             return None
-        hops = [hop for hop in self._hops if hop.height < height]
         app_hashes = {part.chain: part.app_hash for part in record.chains}
-        return make_consensus_finality([*hops, self.get(height)], app_hashes, chain)
+        return make_consensus_finality(self._lead_to(self.get(height)), app_hashes, chain)
+
+    def _lead_to(self, block: LightBlock) -> list[LightBlock]:
+        """Return the hops from the genesis to a block, and the block.
+
+        A hop found later, on the way to a newer block, may lead past this one, which those before
+        it reach.
+        """
+        hops = [hop for hop in list(self._hops) if hop.height < block.height]
+        while hops and not self._leads(hops[-1], block):
+            hops.pop()
+        return [*hops[1 - MAX_HOPS :], block]
+
+    def _leads(self, hop: LightBlock, block: LightBlock) -> bool:
+        pair = (hop.height, block.height)
+        known = self._leading.get(pair)
+        if known is None:
+            if len(self._leading) >= KEPT_DECODED:
+                self._leading.clear()
+            known = self._leading[pair] = self._judge_lead(hop, block)
+        return known
+
+    def _judge_lead(self, hop: LightBlock, block: LightBlock) -> bool:
+        trust = trust_block(hop, self._genesis_trust.trusting_period_ms)
+        if trust.validators == block.validators:
+            return True
+        try:
+            self._follow(trust, [block])
+        except LightClientError:
+            return False
+        return True
 
     def get(self, height: int) -> LightBlock:
         """Return a light block that is kept.
@@ -216,19 +306,30 @@ class LightBlocks:
         with self._lock:
             block = self._decoded.get(height)
             if block is None:
+                if not self._store.first_height <= height <= self._store.height:
+                    raise ValueError(
+                        f"height: expected {self._store.first_height} to {self._store.height}, "
+                        f"got {height}"
+                    )
                 block = self._decoded[height] = decode_light_block(self._store.read(height))
                 if len(self._decoded) > KEPT_DECODED:
                     self._decoded.popitem(last=False)
             return block
 
 
-def _open_store(folder: Path, first_height: int) -> BlockLog:
-    """Open the file of light blocks; one that is damaged is fetched again from CometBFT."""
+def _open_store(folder: Path, first_height: int, lost_height: int) -> BlockLog:
+    """Open the file of light blocks; one that is damaged is fetched again from CometBFT.
+
+    So is one that ends at ``lost_height`` or before, for it can't be continued.
+    """
     try:
-        if not folder.exists():
-            return BlockLog(folder, first_height=first_height)
-        return BlockLog(folder)
+        if folder.exists():
+            store = BlockLog(folder)
+            if store.height > lost_height:
+                return store
+            store.close()
+            shutil.rmtree(folder)
     except (DamagedBlockLog, ValueError) as error:
         _log.warning("%s: is fetched again: %s", folder, error)
         shutil.rmtree(folder)
-        return BlockLog(folder, first_height=first_height)
+    return BlockLog(folder, first_height=first_height)

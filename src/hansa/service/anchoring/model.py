@@ -51,8 +51,9 @@ class AnchoredChain(Value):
 
 
 class SignedAnchor(Value):
-    """The finality proof of what was last anchored: half of the evidence should it be denied."""
+    """The final header that was last anchored: half of the evidence should it be denied."""
 
+    header: HeaderBytes
     finality: Finality
 
 

@@ -12,7 +12,7 @@ from hansa.core.evidence import (
     Evidence,
     ForkFound,
     RewrittenPast,
-    TwoCheckpoints,
+    TwoHeaders,
     compute_evidence_digest,
 )
 from hansa.core.hashing import ZERO_DIGEST
@@ -98,7 +98,7 @@ class AnchoringRules:
         # EFFECTS
         record = _make_record(ctx, header, msg.header)
         self._put_heard(ctx, record, params)
-        SIGNED.put(ctx, msg.chain.encode(), SignedAnchor(msg.finality))
+        SIGNED.put(ctx, msg.chain.encode(), SignedAnchor(msg.header, msg.finality))
         # EVENTS
         ctx.emit(Anchored(_get(ctx, msg.chain)))
 
@@ -133,7 +133,7 @@ class AnchoringRules:
         self._members.take_resolution(ctx, msg.resolution, params.reset_purpose, subject)
         # EFFECTS
         self._put_heard(ctx, _make_record(ctx, header, msg.header), params)
-        SIGNED.put(ctx, msg.chain.encode(), SignedAnchor(msg.finality))
+        SIGNED.put(ctx, msg.chain.encode(), SignedAnchor(msg.header, msg.finality))
         # EVENTS
         ctx.emit(AnchorReset(_get(ctx, msg.chain)))
 
@@ -225,7 +225,7 @@ def _judge_history(
     if new_size == old_size:
         if header.log_root == known.log_root:
             raise AlreadyAnchored(expected=old_size, chain=msg.chain)
-        return TwoCheckpoints(signed.finality, msg.finality)
+        return TwoHeaders(signed.header, signed.finality, msg.header, msg.finality)
     try:
         old, new = compute_roots_from_consistency(old_size, new_size, msg.path, known.log_root)
     except ProofError:
@@ -234,7 +234,8 @@ def _judge_history(
     if new != header.log_root:
         raise bad
     if old != known.log_root:
-        return RewrittenPast(signed.finality, msg.finality, old, msg.path)
+        said = (signed.header, signed.finality, msg.header, msg.finality)
+        return RewrittenPast(*said, old, msg.path)
     return None
 
 

@@ -39,6 +39,9 @@ MAX_ENCODED_PAGE_BYTES: Final = 2 * MAX_PAGE_BYTES
 MAX_REASON_BYTES: Final = 200
 """Of a proof's failure, as an error shows it."""
 
+MAX_EARLIER: Final = 16
+"""Changes of a network's validators that a client remembers; the oldest are forgotten."""
+
 MAX_FROZEN_REASON: Final = 64
 """ASCII characters, as the record and its column hold them."""
 
@@ -118,6 +121,15 @@ class Peers(Value):
     """The chains with a client here, in byte order."""
 
     chains: Annotated[tuple[ChainName, ...], Meta(max_length=MAX_PEERS)]
+
+
+class EarlierTrust(Value):
+    """What a client trusted before its chain's validators changed, each time; heights rise.
+
+    A block of then that comes late is signed by validators of whom hardly any may be left.
+    """
+
+    trusts: Annotated[tuple[TrustedConsensus, ...], Meta(max_length=MAX_EARLIER)]
 
 
 # Messages.

@@ -11,6 +11,7 @@ from hansa.core.errors import Malformed, Numbered, Refused, Rejected
 from hansa.core.evidence import Evidence, compute_evidence_digest, verify_evidence
 from hansa.core.finality import TrustedNetwork, verify_final
 from hansa.core.hashing import digester
+from hansa.core.lightclient import NS_PER_MS, TrustedConsensus
 from hansa.core.merkle import ProofError, leaf_hash, verify_inclusion
 from hansa.core.module import Context, Deadlines, Module
 from hansa.core.packet import (
@@ -30,6 +31,7 @@ from hansa.core.state import Table
 from hansa.service.link.model import (
     ERRORS,
     EVENTS,
+    MAX_EARLIER,
     MAX_FROZEN_REASON,
     MAX_PEERS,
     MAX_REASON_BYTES,
@@ -48,6 +50,7 @@ from hansa.service.link.model import (
     ClientOpened,
     ClientRecovered,
     ClientUpdated,
+    EarlierTrust,
     ForkRecorded,
     HeaderFromFuture,
     Latest,
@@ -93,6 +96,8 @@ PENDING: Final = Table(MODULE, 3, Pending)
 HEARTBEAT: Final = Deadlines(MODULE)
 PARAMS: Final = Table(MODULE, 4, LinkParams)
 PEERS: Final = Table(MODULE, 5, Peers)
+EARLIER: Final = Table(MODULE, 6, EarlierTrust)
+"""By chain; only those on CometBFT whose validators have changed."""
 
 _FIRST: Final = NextSequence(0)
 _conflict_digest = digester("link-conflict")
@@ -241,6 +246,7 @@ class LinkRules:
         # REPLAY PROTECTION: the streams go on where they stood; beginning them anew would let every
         # packet of the past be taken a second time.
         CLIENTS.put(ctx, msg.chain.encode(), fresh)
+        EARLIER.delete(ctx, msg.chain.encode())
         # EVENTS
         ctx.emit(ClientRecovered(fresh))
 
@@ -284,7 +290,7 @@ class LinkRules:
         """
         client = self._require_known(ctx, chain)
         try:
-            return verify_evidence(evidence, chain, client.trusted)
+            return verify_evidence(evidence, chain, client.trusted, _list_earlier(ctx, client))
         except ProofError as error:
             raise NotEvidence(chain=chain, reason=_cut_reason(error)) from None
 
@@ -454,12 +460,21 @@ class LinkRules:
     ) -> tuple[Header, TrustedNetwork]:
         # REPLAY PROTECTION: header and checkpoint name network and chain, so one chain's blocks are
         # worthless as another's, and those of a network's copy (a test network, a fork) as its own.
+        drift_ms = self._params(ctx).max_clock_drift_ms
         try:
-            header, trusted = verify_final(header_bytes, finality, client.chain, client.trusted)
+            header, trusted = verify_final(
+                header_bytes,
+                finality,
+                client.chain,
+                client.trusted,
+                now_ms=ctx.time_ms,
+                max_drift_ms=drift_ms,
+                earlier=_list_earlier(ctx, client),
+            )
         except ProofError as error:
             raise BadHeader(chain=client.chain, reason=_cut_reason(error)) from None
         # A header from far ahead would stretch the trusting period by as much.
-        limit = ctx.time_ms + self._params(ctx).max_clock_drift_ms
+        limit = ctx.time_ms + drift_ms
         if header.time_ms > limit:
             raise HeaderFromFuture(limit=limit, given=header.time_ms)
         return header, trusted
@@ -476,6 +491,7 @@ class LinkRules:
         # One of the items may have had a module freeze this very client meanwhile.
         now = CLIENTS.get(ctx, client.chain.encode())
         assert now is not None, "no client is ever removed"
+        _remember(ctx, now, trusted)
         client = replace(now, latest=latest, trusted=trusted)
         CLIENTS.put(ctx, client.chain.encode(), client)
         ctx.emit(ClientUpdated(client))
@@ -597,6 +613,33 @@ def _make_latest(header: Header, header_bytes: bytes) -> Latest:
         log_root=header.log_root,
         app_hash=app_hash_of_bytes(header_bytes),
     )
+
+
+def _list_earlier(ctx: Context, client: Client) -> tuple[TrustedConsensus, ...]:
+    """Return the client's earlier trust that has not expired.
+
+    Keys of validators long gone may leak, and must not speak for the past either.
+    """
+    earlier = EARLIER.get(ctx, client.chain.encode())
+    return tuple(
+        trust
+        for trust in (earlier.trusts if earlier else ())
+        if trust.time_ns // NS_PER_MS + min(trust.trusting_period_ms, client.trusting_period_ms)
+        > ctx.time_ms
+    )
+
+
+def _remember(ctx: Context, client: Client, trusted: TrustedNetwork) -> None:
+    """Keep what a client trusts where other validators take its place.
+
+    Else whoever shows it a change could keep it from ever believing the blocks before: the stream
+    of packets has no gaps, and would stop for good.
+    """
+    old, new = client.trusted.consensus, trusted.consensus
+    if old is None or new is None or old.validators == new.validators:
+        return
+    trusts = (*_list_earlier(ctx, client), old)[-MAX_EARLIER:]
+    EARLIER.put(ctx, client.chain.encode(), EarlierTrust(trusts))
 
 
 def _check_period(ctx: Context, client: Client) -> None:

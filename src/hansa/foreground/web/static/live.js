@@ -8,6 +8,8 @@
   const page = document.querySelector("[data-live]");
   const findLink = (root, href) =>
     [...root.querySelectorAll("[href]")].find((link) => link.getAttribute("href") === href);
+  const findButton = (root, id) =>
+    [...root.querySelectorAll("button[id]")].find((button) => button.id === id);
 
   function startLive() {
     const slots = [...page.querySelectorAll("[data-slot]")];
@@ -18,9 +20,9 @@
     const show = (state) => { page.dataset.state = state; };
     // News must not take the focus from whoever is about to press Enter on a link in it.
     const swapInto = (slot) => (event) => {
-      const held = slot.contains(document.activeElement) && document.activeElement.getAttribute("href");
+      const held = slot.contains(document.activeElement) ? document.activeElement : null;
       htmx.swap(slot, event.data, { swapStyle: "innerHTML", settleDelay: 0, swapDelay: 0 });
-      const again = held && findLink(slot, held);
+      const again = held && (findLink(slot, held.getAttribute("href")) || findButton(slot, held.id));
       if (again) again.focus({ preventScroll: true });
     };
 
