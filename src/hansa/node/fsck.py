@@ -138,7 +138,7 @@ class _Check:
                 stored = store.get_meta(b"base")
                 base = decode_block_record(stored) if stored else None
                 self.last = max(self.last, base.height if base else 0)
-                self._check_heights()
+                self._check_heights(base.height + 1 if base else 0)
                 self.network_hashes = self._check_light_blocks()
                 if base is None:
                     self._replay(snapshot, connection)
@@ -152,7 +152,12 @@ class _Check:
             self.scratch_model.engine.dispose()
             self.block_log.close()
 
-    def _check_heights(self) -> None:
+    def _check_heights(self, begin: int) -> None:
+        if self.block_log.height > 0 and self.block_log.first_height > begin + 1:
+            raise _Differs(
+                f"block log: expected blocks from height {begin} on, got them from height "
+                f"{self.block_log.first_height - 1} on: its first file is missing"
+            )
         for what, height in (
             ("state store", self.report.state_height),
             ("read model", self.report.read_model_height),
@@ -301,6 +306,11 @@ class _Check:
         hashes: dict[int, bytes] = {}
         chain_id = consensus_chain_id(self.trusted.network)
         with BlockLog(folder, read_only=True) as log:
+            if cut := log.truncated:
+                raise _Differs(
+                    f"{cut.file}: expected whole light blocks, got {cut.bytes_cut} other bytes "
+                    f"from offset {cut.offset} on; start the node, and they are fetched again"
+                )
             hops = _read_hops(self.home / "ledger" / LIGHT_HOPS, log.first_height)
             for block in chain(hops, (decode_light_block(log.read(at)) for at in _heights(log))):
                 trust = follow(

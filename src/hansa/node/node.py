@@ -187,6 +187,7 @@ class Node:
         )
         engine = CometEngine(self.ledger, terms, clock=clock, max_waiting=max_waiting)
         self.light_blocks = engine.light_blocks
+        engine.readers.append(lambda: self.read_model.height)
         self.light_blocks.on_final.append(self._take_final)
         self.double_votes = DoubleVotes(self, engine.rpc)
         engine.on_misbehaviour.append(self.double_votes.note)
@@ -409,7 +410,13 @@ class Node:
         return self._recent.get(height) or self.ledger.read_block(height)
 
     def project_pending(self) -> None:
-        """Bring the read model to the last durable block, in the calling thread."""
+        """Bring the read model to the last durable block, in the calling thread.
+
+        On a node that began from a snapshot it begins there: it knows what has happened since.
+        """
+        base = self.ledger.base
+        if base is not None and self.read_model.height < base.height:
+            self.read_model.begin_after(base.height)
         total = self.ledger.height
         groups, receipts = 1, PROJECTED_RECEIPTS
         if self.read_model.height < 0 and total >= REBUILD_BLOCKS:

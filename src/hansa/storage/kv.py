@@ -10,6 +10,8 @@ A commit with `sync` flushes the meta page as well.
 import errno
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import lt
@@ -50,6 +52,24 @@ class DamagedStateStore(StorageDamaged):
             "start again: the state is replayed from the block log"
         )
         super().__init__(errno.EBADMSG, text, str(folder))
+
+
+_WALK = """
+import sys, lmdb
+environment = lmdb.Environment(sys.argv[1], max_dbs=2, readonly=True, lock=False, readahead=True)
+for name in (b"state", b"meta"):
+    try:
+        table = environment.open_db(name, create=False)
+    except lmdb.NotFoundError:
+        continue
+    with environment.begin(db=table) as transaction:
+        found = sum(1 for _ in transaction.cursor().iternext(values=False))
+        if found != transaction.stat(table)["entries"]:
+            sys.exit(f"{name.decode()}: {found} keys")
+"""
+"""Goes through every key; run where it may die of what it finds."""
+
+WALK_S_MAX = 600
 
 
 class SnapshotExpired(RuntimeError):
@@ -155,6 +175,7 @@ class StateStore:
         self.failed: StorageError | None = None
         self._remapping = Lock()
         make_folder(self.folder)
+        self._check_pages()
         try:
             self._environment = lmdb.Environment(
                 str(self.folder),
@@ -326,6 +347,22 @@ class StateStore:
 
     def _read_height(self) -> int:
         return int.from_bytes(self.get_meta(HEIGHT_NAME) or b"", "big")
+
+    def _check_pages(self) -> None:
+        """Go through the tree once in a process of its own.
+
+        LMDB ends the whole process at a page that can't be: here that is a child's death, and the
+        node says which folder to remove instead of dying without a word.
+        """
+        if self._file_bytes() == 0:
+            return
+        walk = subprocess.run(
+            [sys.executable, "-c", _WALK, str(self.folder)],
+            capture_output=True, text=True, timeout=WALK_S_MAX, check=False,
+        )  # fmt: skip
+        if walk.returncode != 0:
+            said = walk.stderr.strip().splitlines()
+            raise DamagedStateStore(self.folder, said[-1] if said else f"{walk.returncode}")
 
     def _check_length(self) -> None:
         """A file cut short is mapped all the same, and kills whoever reads past its end."""

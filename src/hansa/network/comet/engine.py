@@ -46,6 +46,9 @@ T = TypeVar("T")
 STOP_PATIENCE_S: Final = 10.0
 """How long stopping waits for what was taken to be included."""
 
+PRUNED_EVERY: Final = 100
+"""Blocks after which this node's own old blocks are dropped, where not all are kept."""
+
 RESTART_AFTER_S: Final = 1.0
 """How long after CometBFT has died it is started again; doubled each time up to a minute."""
 
@@ -89,6 +92,8 @@ class CometEngine:
         self.terms = terms
         self.on_block: list[Callable[[NetworkBlock], None]] = []
         """Called in the execution thread after a block is durable; must be quick."""
+        self.readers: list[Callable[[], int]] = []
+        """Heights up to which others have read the block log; pruning leaves what they lack."""
         self.on_misbehaviour: list[Callable[[int], None]] = []
         """Called with the height of a block that holds evidence of a double vote."""
         self.rpc = RpcClient(terms.settings.rpc_address)
@@ -202,6 +207,7 @@ class CometEngine:
             self._loop_thread.join()
         self._loop.close()
         self._checking.shutdown()
+        self._execution.submit(self.snapshots.close).result()
         self._execution.shutdown()
         self._verifiers.close()
         self.rpc.close()
@@ -269,10 +275,16 @@ class CometEngine:
     def _retained_height(self, height: int) -> int:
         """Return the lowest block CometBFT has to keep; 0 for all.
 
-        What proofs need is in the light blocks; peers that lag by less can still catch up.
+        What proofs need is in the light blocks; peers that lag by less can still catch up, and a
+        new node begins at a snapshot.
         """
         kept = self.terms.kept_blocks
-        return max(0, min(height - kept, self.light_blocks.height)) if kept else 0
+        if not kept:
+            return 0
+        floor = max(0, min(height - kept, self.light_blocks.height, self.snapshots.floor))
+        if height % PRUNED_EVERY == 0:
+            self.ledger.prune(min([floor, *[read() for read in self.readers]]))
+        return floor
 
     def _fail(self, error: BaseException) -> None:
         """Stop acknowledging, for good: whoever waits is told why."""
