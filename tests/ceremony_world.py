@@ -60,7 +60,9 @@ def make_organisation(
     return Organisation(keys, folder / name, invitation, f"127.0.0.1:{port + 1}")
 
 
-def found(folder: Path, names: Sequence[str], *, time_ms: int) -> tuple[list[Organisation], Genesis]:
+def found(
+    folder: Path, names: Sequence[str], *, time_ms: int
+) -> tuple[list[Organisation], Genesis]:
     """A network whose founders have adopted it, ready to be started."""
     ports = pick_ports(2 * len(names))
     organisations = []

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 from tests import comet_world
@@ -149,13 +150,18 @@ class Member(Toy):
         assert self.ledger.network_hash == response.app_hash
         return self.committed[-1]
 
-    def start(self, **changes: object) -> abci.ResponseInitChain:
+    def start(self, **changes: Any) -> abci.ResponseInitChain:
         """Begin, as the genesis says but for these changes."""
         updates = [
             abci.ValidatorUpdate(pub_key=keys.PublicKey(ed25519=one.key[1:]), power=one.power)
             for one in VALIDATORS
         ]
-        fields = {"chain_id": self.chain_id, "initial_height": 1, "validators": updates, **changes}
+        fields: dict[str, Any] = {
+            "chain_id": self.chain_id,
+            "initial_height": 1,
+            "validators": updates,
+            **changes,
+        }
         return self.application.init_chain(abci.RequestInitChain(**fields)).result()
 
     def close(self) -> None:

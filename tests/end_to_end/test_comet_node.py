@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -375,6 +377,29 @@ def test_engine_killed(victim: Household) -> None:
     included(victim.submit(*victim.issue(2)))
 
 
+def test_engine_that_does_not_start(victim: Household) -> None:
+    """Where CometBFT can't be started again, it is tried again until it can."""
+    with (victim.home / "comet" / "comet.lock").open("rb+") as lock:
+        os.kill(victim.comet, signal.SIGKILL)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # As a node does that is started by mistake.
+        answers = victim.submit(*victim.issue(3))
+        wait(lambda: victim.engine.deaths >= 2, "a start that fails")
+        assert victim.engine.trouble.startswith("CometBFT is not running")
+    included(answers)
+    assert victim.node.engine.failed is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_light_blocks_that_can_not_be_kept(victim: Household) -> None:
+    """A node that can make nothing final any more says so, instead of going on for nobody."""
+    victim.engine.light_blocks._store.close()
+    with suppress(EngineStopped):
+        included(victim.submit(*victim.issue(1)))
+    wait(lambda: victim.node.engine.failed, "the engine to fail")
+    with pytest.raises(EngineStopped):
+        victim.submit(*victim.issue(1))
+
+
 def test_stopped_and_opened_again(victim: Household) -> None:
     """A node that is opened again goes on where it was; what was final is so at once."""
     places = included(victim.submit(*victim.issue(20)))
@@ -421,3 +446,44 @@ def test_stops_while_the_engine_is_gone(victim: Household) -> None:
     for answer in answers:
         error = answer.exception(0)
         assert error is None or isinstance(error, EngineStopped | Refused)
+
+
+def test_flood(victim: Household) -> None:
+    """While one member floods the mempool with what is no bundle, badly signed, replayed or too
+    much for a block, the others' transactions are included in time, and the flood in no block."""
+    before = victim.balance()
+    old = victim.issue(40)
+    included(victim.submit(*old))
+    forged = [one[:-1] + bytes([one[-1] ^ 1]) for one in victim.issue(49, lane=9, sequence=0)]
+    junk = [
+        [Item("trade", envelope) for envelope in old],
+        [Item("trade", envelope) for envelope in forged],
+        [Item("trade", envelope) for envelope in [*forged, *forged]],
+        [Item("trade", b"\xc1" * 60_000)],
+        [Item("nowhere", forged[0])],
+    ]
+    is_over = threading.Event()
+
+    def flood(first: int) -> int:
+        numbers = itertools.count(first)
+        while not is_over.is_set():
+            for items in junk:
+                victim.engine.rpc.broadcast_tx_async(pack(next(numbers), items))
+            victim.engine.rpc.broadcast_tx_async(b"\x02" + next(numbers).to_bytes(8, "big") * 9_000)
+        return next(numbers) - first
+
+    with ThreadPoolExecutor(2) as pool:
+        floods = [pool.submit(flood, first << 40) for first in (1, 2)]
+        try:
+            latencies = []
+            for _ in range(15):
+                began = time.monotonic()
+                included(victim.submit(*victim.issue(5)))
+                latencies.append(time.monotonic() - began)
+        finally:
+            is_over.set()
+    assert max(latencies) < 15, latencies
+    assert all(flood.result() > 100 for flood in floods)
+    assert before + 40 + 75 == victim.balance()
+    assert victim.node.engine.failed is None
+    wait(lambda: victim.engine.rpc.num_unconfirmed_txs().transactions == 0, "an empty mempool")

@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,8 @@ from typing import Final, NamedTuple
 import pytest
 from tests.conftest import REPOSITORY
 
+from hansa.network.comet.process import pick_ports
+
 PAGES: Final = (
     "README.md",
     "docs/tutorials/first-order.md",
@@ -36,8 +37,11 @@ PAGES: Final = (
     "docs/operating.md",
 )
 READ_BY_USERS: Final = (*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "docs/ARCHITECTURE.md")
-PORT: Final = "8080"
-"""As the pages have it; another that is free takes its place."""
+PORTS: Final = (
+    "8080", "8081", "8082", "8083",
+    "26611", "26612", "26621", "26622", "26631", "26632", "26641", "26642",
+)  # fmt: skip
+"""As the pages have them; others that are free take their places."""
 
 ASK_STATUS: Final = "echo $?"
 
@@ -148,7 +152,7 @@ class Reader:
     """Somebody who does what a page says, in an empty folder, with nothing but the program."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = find_free_port()
+        self.ports = dict(zip(PORTS, map(str, pick_ports(len(PORTS))), strict=True))
         self.known: dict[str, str] = {}
         """What of the page stands for what here."""
         self._folder = folder
@@ -178,13 +182,17 @@ class Reader:
 
     def translate(self, text: str) -> str:
         """Put what came of this run in the place of what the page shows."""
-        text = text.replace(PORT, str(self.port))
+        text = self.place_ports(text)
         return VOLATILE.sub(lambda found: self.known.get(found[0], found[0]), text)
+
+    def place_ports(self, text: str) -> str:
+        """Put the ports of this run in the places of those the page shows."""
+        return re.sub("|".join(PORTS), lambda found: self.ports[found[0]], text)
 
     def compare(self, step: Step, said: str) -> str | None:
         """Return what differs from the page, or None; learns what stands for what."""
         assert step.answer is not None
-        text = step.answer.replace(PORT, str(self.port))
+        text = self.place_ports(step.answer)
         pattern, names = make_pattern(text, step.varies)
         found = re.fullmatch(pattern, trim(said))
         if found is None:
@@ -237,13 +245,6 @@ def _make_tools(folder: Path) -> Path:
         (tools / "curl").write_text(f"#!{sys.executable}\n{CURL}")
         (tools / "curl").chmod(0o755)
     return tools
-
-
-def find_free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def trim(text: str) -> str:

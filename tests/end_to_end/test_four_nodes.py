@@ -95,10 +95,10 @@ class Program:
 class Federation:
     """Four homes, their nodes, their clients, and relays."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, comet: Sequence[str] = (), **terms: int) -> None:
         self.folder = folder
-        terms = GenesisTerms(anchor_every_blocks=ANCHOR_EVERY_BLOCKS)
-        self.homes = create_federation(folder, "Four", seed=SEED, terms=terms)
+        chosen = GenesisTerms(anchor_every_blocks=ANCHOR_EVERY_BLOCKS, **terms)
+        self.homes = create_federation(folder, "Four", comet=comet, seed=SEED, terms=chosen)
         self.nodes = {chain: self._start_node(chain, 0) for chain in self.homes}
         self.relays: list[Program] = []
         self._lives = 0

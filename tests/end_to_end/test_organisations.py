@@ -114,9 +114,7 @@ def follow(world: World, name: str, genesis: Genesis, servers: tuple[str, ...] =
         listen=f"127.0.0.1:{p2p}", rpc_address=f"127.0.0.1:{rpc}", state_sync=servers,
         now_ms=system_clock(),
     )  # fmt: skip
-    return Running(
-        Organisation(keys, home, world.founders[0].invitation, f"127.0.0.1:{rpc}")
-    )
+    return Running(Organisation(keys, home, world.founders[0].invitation, f"127.0.0.1:{rpc}"))
 
 
 @pytest.mark.slow
@@ -201,6 +199,7 @@ def list_alert_names() -> set[str]:
 @pytest.mark.slow
 def test_alerts_and_dashboard_ask_for_what_there_is(world: World) -> None:
     """Every metric that they name is on the page of a running node."""
+
     def is_read() -> bool:
         return "hansa_clock_offset_seconds" in httpx.get(f"{world.running[0].url}/metrics").text
 

@@ -251,7 +251,11 @@ def test_pages_stop_and_start_a_node(running: Running) -> None:
     assert 'action="/testnet/2/kill"' in page
     assert "Quayside Market" in page
     form = f"{here}/testnet/2/kill"
-    elsewhere = ({}, {"Origin": "http://elsewhere.example"}, {"Origin": other.url})
+    elsewhere: tuple[dict[str, str], ...] = (
+        {},
+        {"Origin": "http://elsewhere.example"},
+        {"Origin": other.url},
+    )
     assert [403, 403, 403] == [httpx.post(form, headers=one).status_code for one in elsewhere]
     assert is_ready(other.url)
     own = {"Origin": here}

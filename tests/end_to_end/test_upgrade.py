@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 from nacl.signing import SigningKey as Ed25519Key
+from tests.ceremony_world import PASSPHRASE, found
+from tests.conftest import REPOSITORY
 from tests.toy_chain import (
     TALLIES,
     Add,
@@ -32,6 +37,7 @@ from hansa.interface.sandbox.desk import wait_for
 from hansa.network.comet.config import CometSettings, write_home
 from hansa.network.comet.engine import CometEngine, CometTerms, Halted
 from hansa.network.comet.process import pick_ports
+from hansa.node.composition import make_rulebook
 from hansa.node.node import system_clock
 
 SEED = b"u" * 32
@@ -137,3 +143,32 @@ def test_an_upgrade_at_a_height(tmp_path: Path) -> None:
         assert 3 == new.total
     finally:
         new.stop()
+
+
+def run_until_it_ends(home: Path, halt_height: int) -> tuple[int, str]:
+    """`hansa start` on a home; returns the status it ends with, and what it said on stderr."""
+    secret = home.parent / "passphrase"
+    secret.write_text(PASSPHRASE)
+    command = [sys.executable, "-m", "hansa.foreground.cli.main", "start", "--home", str(home)]
+    command += ["--port", "0", "--passphrase-file", str(secret)]
+    done = subprocess.run(
+        [*command, "--halt-height", str(halt_height)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.slow
+def test_a_node_ends_in_good_order_at_its_height(tmp_path: Path) -> None:
+    """With status 0, so that nothing starts it again; and goes no further by the same command."""
+    (ash,), genesis = found(tmp_path, ["Ash"], time_ms=system_clock())
+    status, said = run_until_it_ends(ash.home, 3)
+    assert (0, True) == (status, "block 3 is the last of this release" in said), said
+    rulebooks = {chain.name: make_rulebook(chain.name) for chain in genesis.chains}
+    ledger = Ledger(ash.home / "ledger", genesis, rulebooks, None)
+    height = ledger.height
+    ledger.close()
+    assert 3 == height
+    status, said = run_until_it_ends(ash.home, 3)
+    assert (2, True) == (status, "halt height: expected one above 3" in said), said

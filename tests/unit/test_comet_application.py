@@ -199,6 +199,7 @@ def test_checked_again_after_a_block(member: Member) -> None:
     assert [(OK, ""), (REFUSED, SPENT), (OK, "")] == verdicts
     member.decide(next_one)
     assert (REFUSED, SPENT) == member.check(both, again=True)
+    assert REFUSED == member.check(b"of another release", again=True)[0]
     assert verified == member.verified
 
 

@@ -346,7 +346,8 @@ def test_stops_while_nobody_answers(gate: Gate) -> None:
     began = time.monotonic()
     gate.gateway.stop(0.3)
     assert 0.3 <= time.monotonic() - began < 5
-    for answer in (*answers, batch):
+    everybody: list[Future[Any]] = [*answers, batch]
+    for answer in everybody:
         assert isinstance(answer.exception(0), EngineStopped)
     with pytest.raises(EngineStopped):
         gate.intake.submit("one", b"x")
@@ -522,8 +523,7 @@ class Story:
     def decide(self, bundles: list[bytes], later_ms: int) -> None:
         """Make a block; whoever waited for a transaction in it is told its place."""
         waiting = {
-            digest: one.waiting._batch.answer  # type: ignore[union-attr]
-            for digest, one in self.gate.gateway._pending.items()
+            digest: one.waiting._batch.answer for digest, one in self.gate.gateway._pending.items()
         }
         block = self.gate.decide(*bundles, time_ms=self.member.ledger.time_ms + later_ms)
         applied = block.chains["one"]

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import promql_parser
 import pytest
 import yaml
@@ -104,7 +104,9 @@ def test_the_commands_shipped_exist() -> None:
     """Every option that a unit, a chart, a script or an image gives is one of the program's."""
     text = " ".join(path.read_text() for path in list_files()).replace("\\\n", " ")
     text = re.sub(r"\s+", " ", text)
-    for words, options in re.findall(r"hansa ((?:node |genesis )?[a-z]+)((?: --?[\w-]+[^-;&]*)+)", text):
+    calls = re.findall(r"hansa ((?:node |genesis )?[a-z]+)((?: --?[\w-]+[^-;&]*)+)", text)
+    assert len(calls) > 8
+    for words, options in calls:
         if words in ("start", "doctor", "node init", "node adopt") or words.startswith("genesis "):
             given = set(re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9-]*", options))
             assert set() == given - list_options(*words.split()), words
@@ -194,7 +196,8 @@ def test_the_units_are_valid(tmp_path: Path) -> None:
 
 def list_rules() -> list[dict[str, Any]]:
     """Every alert."""
-    return [rule for group in read_yaml("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
+    groups = read_yaml("prometheus/alerts.yml")["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def test_the_alerts_are_valid() -> None:

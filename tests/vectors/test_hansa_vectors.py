@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nacl.bindings import crypto_sign_open
 from tools.make_vectors import FOLDER, make_vectors, render
 
 VECTORS = Path(__file__).resolve().parent.parent.parent / FOLDER
@@ -343,11 +344,101 @@ def check_fact(fact: list[Any], heads: dict[str, Any], leaves: list[bytes]) -> N
         assert (hash_leaf(salt + event), event_path) == (hashes[at], path_of(hashes, at))
 
 
+def test_finality() -> None:
+    """Light blocks: hashes of headers and sets, votes, and the path to the network hash."""
+    known = load("finality.json")
+    finality = h(known["finality"])
+    assert b"\x02" == finality[:1]
+    hops, index, size, path = read(finality[1:])
+    apps = sorted(known["app_hashes"].items())
+    assert digest("app", h(known["header"])) == h(known["app_hashes"][known["chain"]])
+    pairs = [
+        hash_leaf(b"\x92" + bytes([0xA0 + len(name)]) + name.encode() + b"\xc4\x21" + h(app))
+        for name, app in apps
+    ]
+    assert (len(pairs), path) == (size, path_of(pairs, index))
+    assert root_of(pairs) == h(known["network_hash"]) == hops[-1][0][11]
+    assert f"hansa-{known['network'][2:18]}" == known["chain_id"]
+    for (header, commit, own, following), expected in zip(
+        hops, known["header_hashes"], strict=True
+    ):
+        fields = write_header(header)
+        assert h(expected) == root_of([hash_leaf(field) for field in fields]) == commit[2][0]
+        assert header[8] == hash_validators(own)
+        assert header[9] == hash_validators(following or own)
+        check_votes(header, commit, own, known["sign_bytes"])
+
+
+def varint(number: int) -> bytes:
+    """A number as protobuf has it."""
+    out = b""
+    while number >= 0x80:
+        out, number = out + bytes([number & 0x7F | 0x80]), number >> 7
+    return out + bytes([number])
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """A protobuf field; none if it is zero or empty."""
+    if isinstance(value, int):
+        return bytes([number << 3]) + varint(value) if value else b""
+    return bytes([number << 3 | 2]) + varint(len(value)) + value if value else b""
+
+
+def write_block_id(block_id: list[Any]) -> bytes:
+    """A block id; its second field is always there."""
+    parts = field(1, block_id[1]) + field(2, block_id[2])
+    return field(1, block_id[0]) + b"\x12" + varint(len(parts)) + parts
+
+
+def write_time(time_ns: int) -> bytes:
+    """Seconds and nanoseconds."""
+    return field(1, time_ns // 10**9) + field(2, time_ns % 10**9)
+
+
+def write_header(header: list[Any]) -> list[bytes]:
+    """The fourteen messages that a header is hashed as."""
+    block, app, chain_id, height, time_ns, last_block_id, *hashes = header
+    versions = field(1, block) + field(2, app)
+    head = [versions, field(1, chain_id.encode()), field(1, height), write_time(time_ns)]
+    return [*head, write_block_id(last_block_id), *(field(1, each) for each in hashes)]
+
+
+def hash_validators(validators: list[Any]) -> bytes:
+    """The hash of a set."""
+    return root_of(
+        [hash_leaf(b"\x0a\x22\x0a\x20" + key[1:] + field(2, power)) for key, power in validators]
+    )
+
+
+def check_votes(
+    header: list[Any], commit: list[Any], own: list[Any], sign_bytes: list[str]
+) -> None:
+    """Check each signature of a commit, and that more than two thirds have signed."""
+    height, round_, block_id, votes = commit
+    assert (header[3], len(own)) == (height, len(votes))
+    signed = 0
+    for (flag, address, time_ns, signature), (key, power) in zip(votes, own, strict=True):
+        if flag == 1:
+            assert (b"", 0, b"") == (address, time_ns, signature)
+            continue
+        assert hashlib.sha256(key[1:]).digest()[:20] == address
+        message = b"\x08\x02\x11" + height.to_bytes(8, "little")
+        message += b"\x19" + round_.to_bytes(8, "little") if round_ else b""
+        message += field(4, write_block_id(block_id)) + field(5, write_time(time_ns))
+        message += field(6, header[2].encode())
+        message = varint(len(message)) + message
+        if height == 6 and not signed:
+            assert [message.hex()] == sign_bytes
+        crypto_sign_open(signature + message, key[1:])
+        signed += power
+    assert 3 * signed > 2 * sum(power for _, power in own)
+
+
 def test_examples_in_the_specification_are_from_the_vectors() -> None:
     """Every run of 16 or more hexadecimal digits on a page stands in a vector."""
     known = "".join(path.read_text(encoding="utf-8") for path in VECTORS.glob("*.json"))
     pages = sorted((VECTORS.parents[2] / "docs" / "spec").glob("*.md"))
-    assert 8 == len(pages)
+    assert 9 == len(pages)
     for page in pages:
         for run in re.findall(r"\b[0-9a-f]{16,}\b", page.read_text(encoding="utf-8")):
             assert run in known, f"{page.name}: {run}"

@@ -11,12 +11,15 @@ from typing import Annotated, Final
 import coincurve
 from msgspec import Meta
 
+from hansa.core.errors import OperatorError
 from hansa.core.hashing import tagged_hasher
 
 BIP340: Final = 0x01
 """secp256k1, x-only keys, BIP-340 signatures."""
 ED25519: Final = 0x02
 """Keys of checkpoints; never of an account."""
+X25519: Final = 0x03
+"""Keys that encrypt and sign nothing."""
 
 PublicKey = Annotated[bytes, Meta(min_length=33, max_length=33)]
 """Scheme byte and 32 bytes."""
@@ -36,23 +39,48 @@ def compute_account(consortium: bytes, first_key: bytes, ordinal: int = 0) -> by
     return _account_hash(consortium + first_key + ordinal.to_bytes(4, "big"))[:20]
 
 
+class KeyLocked(OperatorError):
+    """A private key that its key store has locked away since."""
+
+    def __init__(self, public: bytes) -> None:
+        super().__init__(
+            f"key {public.hex()}: expected an open key store, got a locked one; unlock it with its"
+            " passphrase"
+        )
+
+
 class SigningKey:
     """A private key for BIP-340 signatures; it shows itself to nobody."""
 
     __slots__ = ("_key", "public")
 
     def __init__(self, secret: bytes) -> None:
-        self._key = coincurve.PrivateKey(secret)
+        self._key: coincurve.PrivateKey | None = coincurve.PrivateKey(secret)
         self.public: bytes = bytes([BIP340]) + coincurve.PublicKeyXOnly.from_secret(secret).format()
 
     @property
     def secret(self) -> bytes:
-        """The 32 private bytes, for the key store alone."""
-        return self._key.secret
+        """The 32 private bytes, for the key store alone.
+
+        Raises: KeyLocked once the key is forgotten.
+        """
+        return self._open().secret
 
     def sign(self, digest: bytes) -> bytes:
-        """Sign a 32-byte hash; the same hash gives the same signature (aux_rand of zeros)."""
-        return bytes([BIP340]) + self._key.sign_schnorr(digest, bytes(32))
+        """Sign a 32-byte hash; the same hash gives the same signature (aux_rand of zeros).
+
+        Raises: KeyLocked once the key is forgotten.
+        """
+        return bytes([BIP340]) + self._open().sign_schnorr(digest, bytes(32))
+
+    def forget(self) -> None:
+        """Let go of the private half, for good, wherever this object is held."""
+        self._key = None
+
+    def _open(self) -> coincurve.PrivateKey:
+        if self._key is None:
+            raise KeyLocked(self.public)
+        return self._key
 
     def __repr__(self) -> str:
         return f"SigningKey(public={self.public.hex()})"

@@ -153,9 +153,7 @@ class Ceremony(Value):
     """A draft to which every founder has consented; whoever reads it can check it again."""
 
     draft: Draft
-    signatures: Annotated[
-        tuple[DraftSignature, ...], Meta(min_length=1, max_length=MAX_FOUNDERS)
-    ]
+    signatures: Annotated[tuple[DraftSignature, ...], Meta(min_length=1, max_length=MAX_FOUNDERS)]
     """In the order of the founders."""
 
 
@@ -510,7 +508,9 @@ def adopt(
     genesis = check_ceremony(ceremony)
     own = load_invitation(home)
     if own not in ceremony.draft.founders:
-        raise NotAgreed(f"{home}: expected the home of a founder, got that of {own.invitation.name}")
+        raise NotAgreed(
+            f"{home}: expected the home of a founder, got that of {own.invitation.name}"
+        )
     place = ceremony.draft.founders.index(own)
     peers = [
         show_peer(signed.invitation) for signed in ceremony.draft.founders if signed != own

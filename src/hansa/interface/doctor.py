@@ -126,7 +126,7 @@ def _judge_clients(numbers: Numbers, now_s: float) -> Iterator[Finding]:
                 "client-frozen",
                 f"{labels['client']}: the chain was caught with two histories and is not believed",
                 "find out with its members which history holds, then recover the client by"
-                " resolution (`hansa link recover`)",
+                " resolution (`hansa link recover-client`)",
             )
     for labels, until_s in numbers.get("hansa_client_trusted_until_seconds", ()):
         if until_s - now_s < TRUST_LEFT_S:
@@ -204,7 +204,7 @@ def _judge_vote(numbers: Numbers, should_vote: bool) -> Iterator[Finding]:
             "jailed",
             "this node's consensus key signed two blocks of one height, and has no vote for ever",
             "find out who else has the key; then make another, and have the members admit it"
-            " (`hansa validators propose-replace`)",
+            " (`hansa validators change`)",
         )
     elif should_vote and not _get(numbers, "hansa_validator_power"):
         yield Finding(
@@ -278,8 +278,7 @@ LOG_SIGNS: Final[Mapping[str, tuple[str, str, str]]] = {
     r"wrong Block\.Header\.AppHash[^\"]*": (
         "app-hash",
         "this node computed another state than the network",
-        "leave it stopped and keep the home; `hansa fsck` says whether its files are damaged. Then"
-        " begin anew in another home by `hansa node join`, with the same release as the others",
+        "keep the home for `hansa fsck` to judge; begin anew in another by `hansa node join`",
     ),
     r"listen tcp [^\"]*address already in use": (
         "cannot-bind",
@@ -439,9 +438,10 @@ def examine_home(home: Path, *, clock: Callable[[], float] = time.time) -> list[
 def _halted_after(comet: CometConfig | None) -> float:
     if comet is None:
         return HALTED_S
-    if not comet.settings.create_empty_blocks and not comet.settings.create_empty_blocks_interval_ms:
+    settings = comet.settings
+    if not settings.create_empty_blocks and not settings.create_empty_blocks_interval_ms:
         return float("inf")  # Then blocks come only when somebody does something.
-    interval_s = comet.settings.create_empty_blocks_interval_ms / 1_000
+    interval_s = settings.create_empty_blocks_interval_ms / 1_000
     return max(HALTED_S / 2, EMPTY_BLOCKS_MISSED * interval_s)
 
 

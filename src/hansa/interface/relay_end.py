@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from hansa.core.codec import U32, U63, TimeMs, from_readable
 from hansa.core.errors import Malformed
-from hansa.core.finality import FinalHeader
+from hansa.core.finality import MAX_FINALITY_BYTES, FinalHeader
 from hansa.core.genesis import Genesis, decode_genesis
 from hansa.core.keys import SigningKey
 from hansa.core.packet import decode_page
@@ -36,6 +36,7 @@ MAX_SHOWN: Final = 200
 OCTETS: Final = "application/octet-stream"
 
 Hex = Annotated[str, Meta(pattern="^([0-9a-f]{2})*$", max_length=2 * MAX_ENCODED_PAGE_BYTES)]
+HexFinality = Annotated[str, Meta(pattern="^([0-9a-f]{2})*$", max_length=2 * MAX_FINALITY_BYTES)]
 HexPath = Annotated[list[Hex], Meta(max_length=2 * MAX_PAGE_PATH)]
 
 
@@ -59,7 +60,7 @@ class _Anchored(Struct):
 
 class _Header(Struct):
     header: Hex
-    finality: Hex
+    finality: HexFinality
 
 
 class _Consistency(Struct):
@@ -74,7 +75,7 @@ class _Page(Struct):
 
 class _Delivery(Struct):
     header: Hex
-    finality: Hex
+    finality: HexFinality
     pages: Annotated[list[_Page], Meta(min_length=1, max_length=MAX_PAGES)]
 
 

@@ -221,9 +221,10 @@ class Cluster:
         )  # fmt: skip
         assert self._nursery.stdin is not None
         member.is_up = False
+        is_dead = self.expect(number, lambda one: len(one.deaths))
         self._nursery.stdin.write(msgspec.json.encode(order) + b"\n")
         self._nursery.stdin.flush()
-        self.wait(f"node{number} born", lambda: member.pid is not None or bool(member.deaths))
+        self.wait(f"node{number} born", lambda: member.pid is not None or is_dead())
 
     def start_all(self) -> None:
         """Start whoever is down, and wait until all of them serve."""

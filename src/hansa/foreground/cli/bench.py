@@ -1,5 +1,6 @@
 """`hansa bench`: measures this machine, with the limit of the same run beside each figure."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -62,5 +63,34 @@ def make_page(figures: dict[str, dict[str, Any]]) -> str:
     for name, figure in figures.items():
         lines += ["", f"## {name}", ""]
         conditions = figure.get("conditions", {})
-        lines += [f"- {condition}: {value}" for condition, value in conditions.items()]
+        lines += _list_conditions(conditions, "")
     return "\n".join(lines) + "\n"
+
+
+def _list_conditions(conditions: Mapping[str, Any], indent: str) -> list[str]:
+    """Return a list item for each; what holds figures of its own is a list below it."""
+    lines: list[str] = []
+    for condition, value in conditions.items():
+        name = condition.replace("_", " ") if indent else condition
+        if isinstance(value, Mapping) and any(_is_nested(one) for one in value.values()):
+            lines += [f"{indent}- {name}:", *_list_conditions(value, indent + "  ")]
+        elif isinstance(value, Mapping) and indent:
+            shown = ", ".join(f"{key} {one}" for key, one in value.items())
+            lines.append(f"{indent}- {name}: {shown}")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines += [f"{indent}- {name}:", "", *_make_table(value, indent + "  "), ""]
+        else:
+            lines.append(f"{indent}- {name}: {value}")
+    return lines
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, Mapping | list)
+
+
+def _make_table(rows: Sequence[Mapping[str, Any]], indent: str) -> list[str]:
+    columns = list(rows[0])
+    lines = [f"{indent}| {' | '.join(column.replace('_', ' ') for column in columns)} |"]
+    lines.append(f"{indent}|{'---|' * len(columns)}")
+    shown = [" | ".join(str(row[column]) for column in columns) for row in rows]
+    return lines + [f"{indent}| {cells} |" for cells in shown]

@@ -39,7 +39,9 @@ def propose(
     terms: Annotated[
         Path | None,
         typer.Option(
-            "--terms", metavar="FILE", help="JSON with those of the terms that differ from the usual."
+            "--terms",
+            metavar="FILE",
+            help="JSON with those of the terms that differ from the usual.",
         ),
     ] = None,
     chains: Annotated[

@@ -14,7 +14,9 @@ def main() -> None:
     if call is not None:
         sys.exit(run_plain_call(call))
     from hansa.foreground.cli.application import app
+    from hansa.foreground.cli.dumping import forbid_dumps
 
+    forbid_dumps()  # Every command from here on, `start` among them, may open a key store.
     app()
 
 

@@ -39,7 +39,7 @@ Rpc = Annotated[
 
 @app.command(
     epilog=example(
-        'hansa node init --organisation "Quayside Ltd" --country GB --p2p node.quayside.example:26656'
+        'hansa node init --organisation "Quayside Ltd" --country GB --p2p quayside.example:26656'
     )
 )
 def init(

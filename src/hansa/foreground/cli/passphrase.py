@@ -36,6 +36,22 @@ def read_passphrase(file: Path | None, *, is_new: bool = False) -> str:
     return _check(str(typed), is_new=is_new)
 
 
+def read_other_passphrase(file: Path | None, option: str) -> str:
+    """Return the new passphrase of a key store for somebody else: of a file, or as typed.
+
+    The systemd credential isn't taken: it is that of this home. Raises: WrongUse as
+    :func:`read_passphrase`.
+    """
+    if file is not None:
+        return read_passphrase(file, is_new=True)
+    if not sys.stdin.isatty():
+        raise WrongUse(f"{option}: expected FILE, got none, and there is nobody to ask")
+    typed = typer.prompt(
+        "Passphrase of the new key store", hide_input=True, confirmation_prompt=True, err=True
+    )
+    return _check(str(typed), is_new=True)
+
+
 def _credential() -> Path | None:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     path = Path(folder) / CREDENTIAL if folder else None

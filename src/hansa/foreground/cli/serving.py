@@ -16,7 +16,6 @@ from hansa.foreground.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from hansa.core.ledger import NetworkBlock
-    from hansa.interface.http.app import HttpServer
     from hansa.node.home import NodeConfig
     from hansa.node.node import Node
 
@@ -50,10 +49,11 @@ def open_node(
         node = Node(home, keys=keys, on_progress=report, config=config)
         is_opening = False
     try:
-        if halt_height and node.ledger.height >= halt_height:
+        last = _find_last_height(node)
+        if last and node.ledger.height >= last:
             raise WrongUse(
-                f"--halt-height: expected one above {node.ledger.height}, where this node is, got"
-                f" {halt_height}; start the next release without it"
+                f"halt height: expected one above {node.ledger.height}, where this node is, got"
+                f" {last}; start the next release without it"
             )
         if is_started:
             node.start()
@@ -73,6 +73,11 @@ def _set_halt_height(home: Path, halt_height: int) -> "NodeConfig":
     return replace(config, comet=replace(config.comet, halt_height=halt_height))
 
 
+def _find_last_height(node: "Node") -> int:
+    """Return the last block that this release may make; 0 where there is none."""
+    return node.config.comet.halt_height if node.config.comet is not None else 0
+
+
 def find_port(host: str, first: int) -> int:
     """Return the first port from ``first`` on that is free.
 
@@ -90,7 +95,7 @@ def find_port(host: str, first: int) -> int:
 
 
 def serve(node: "Node", host: str, port: int, out: Output, *, log: LogForm) -> None:
-    """Serve a node over HTTP, pages included, until SIGINT or SIGTERM.
+    """Serve a node over HTTP, pages included, until SIGINT, SIGTERM or the last block it may make.
 
     While it is served, HOME/node.url says where, so that commands on the home go through it.
     Raises: WrongUse for a port that is taken.
@@ -108,28 +113,24 @@ def serve(node: "Node", host: str, port: int, out: Output, *, log: LogForm) -> N
         raise WrongUse(
             f"--port: expected one that is free on {host}, got {port} ({error.strerror})"
         ) from None
-    _stop_at_halt_height(node, server, out)
-    try:
-        server.run(lambda url: _announce(node, url, out))
-    except KeyboardInterrupt:
-        out.note("stopping")
+    last = _find_last_height(node)
 
-
-def _stop_at_halt_height(node: "Node", server: "HttpServer", out: Output) -> None:
-    """End in good order after the last block of this release, with status 0."""
-    comet = node.config.comet
-    if comet is None or not comet.halt_height:
-        return
-    last = comet.halt_height
-
-    def stop(block: "NetworkBlock") -> None:
+    def stop_after_last(block: "NetworkBlock") -> None:
         if block.height == last:
-            out.note(
-                f"block {last} is the last of this release: install the next one, then start again"
-            )
             server.stop()
 
-    node.engine.on_block.append(stop)
+    node.engine.on_block.append(stop_after_last)
+    try:
+        if last and node.ledger.height >= last:
+            server.close()  # It was there before anybody was served.
+        else:
+            server.run(lambda url: _announce(node, url, out))
+    except KeyboardInterrupt:
+        out.note("stopping")
+    if last and node.ledger.height >= last:
+        out.note(
+            f"block {last} is the last of this release: install the next one, then start again"
+        )
 
 
 def _announce(node: "Node", url: str, out: Output) -> None:

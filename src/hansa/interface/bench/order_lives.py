@@ -66,7 +66,7 @@ def measure_lives(is_quick: bool, progress: Progress, transfer_rate: float) -> d
     """Return the figure P2: value in lives a second, limit from P1's rate in the same run."""
     count = 1_000 if is_quick else 10_000
     with open_bench_node() as node:
-        market = _Market(node, count, progress)
+        market = Market(node, count, progress)
         seconds = market.run(progress)
         rate = count / seconds
         share = rate * TRANSACTIONS_OF_LIFE / transfer_rate
@@ -92,7 +92,7 @@ def measure_lives(is_quick: bool, progress: Progress, transfer_rate: float) -> d
         }
 
 
-class _Market:
+class Market:
     """Buyers, a seller, two carriers; each order goes on when the blocks say so."""
 
     def __init__(self, node: Node, count: int, progress: Progress) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from hansa.core.errors import OperatorError
+from hansa.interface.bench.consensus import measure_consensus
 from hansa.interface.bench.large_state import measure_restart, measure_state_size
 from hansa.interface.bench.order_lives import measure_lives, measure_packets
 from hansa.interface.bench.peer import PeerFailed, measure_peer
@@ -13,7 +14,7 @@ from hansa.interface.bench.transfers import measure_transfers
 
 Figure = dict[str, Any]
 
-FIGURES: Final = ("P1", "P2", "P5", "P6", "P7", "P8", "P9")
+FIGURES: Final = ("P1", "P2", "P3", "P5", "P6", "P7", "P8", "P9")
 
 
 def run(
@@ -59,6 +60,7 @@ def _measure_peer(is_quick: bool, progress: Progress, taken: dict[str, Figure]) 
 _MEASURES: Final[dict[str, Callable[[bool, Progress, dict[str, Figure]], Figure]]] = {
     "P1": lambda quick, progress, _: measure_transfers(quick, progress),
     "P2": lambda quick, progress, taken: measure_lives(quick, progress, taken["P1"]["value"]),
+    "P3": lambda quick, progress, _: measure_consensus(quick, progress),
     "P5": lambda quick, progress, _: measure_packets(quick, progress),
     "P6": lambda quick, progress, _: measure_verification(quick, progress),
     "P7": _measure_peer,

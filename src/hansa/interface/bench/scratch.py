@@ -1,5 +1,6 @@
 """A sandbox in a scratch folder, with funded customers and transactions signed beforehand."""
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,13 @@ class Party:
         self.account = compute_account(node.genesis.consortium, self.key.public)
         self.signer = Signer(self.account, self.key.public)
         self.sequence = 0 if is_fresh else node.get_sequence(chain, self.account)
+        self.lane = 0
+
+    def on_lane(self, lane: int) -> "Party":
+        """Return the same party on a lane that it has not used yet."""
+        other = copy.copy(self)
+        other.lane, other.sequence = lane, 0
+        return other
 
     def sign(self, *messages: Message, others: Sequence["Party"] = ()) -> bytes:
         """Return this party's next envelope, signed by the others too."""
@@ -60,7 +68,7 @@ class Party:
                 network=self.network,
                 chain=self.chain,
                 signers=(self.signer, *(other.signer for other in others)),
-                lane=0,
+                lane=self.lane,
                 sequence=self.sequence,
                 valid_until_ms=system_clock() + VALIDITY_MS,
                 messages=messages,
@@ -128,11 +136,13 @@ def open_currency(node: Node) -> Party:
     return bank
 
 
-def fund(node: Node, bank: Party, parties: Sequence[Party], amount_minor: int) -> None:
-    """Issue money to every party."""
+def fund(
+    node: Node, bank: Party, parties: Sequence[Party], amount_minor: int, *, first: int = 0
+) -> None:  # fmt: skip
+    """Issue money to every party, under references from ``first`` on."""
     issues = [
         bank.sign(Issue(party.account, CURRENCY, amount_minor, index.to_bytes(16, "big")))
-        for index, party in enumerate(parties)
+        for index, party in enumerate(parties, first)
     ]
     take(node, "trade", issues)
 

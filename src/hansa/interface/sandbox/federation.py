@@ -1,4 +1,4 @@
-"""A sandbox of four networks: one chain each, each with a validator of its own.
+"""A sandbox of four networks: one chain each, each with a validator of its own, on either engine.
 
 One key store's companies are founders of all four, under one consortium, so that an account is the
 same everywhere. The networks don't know each other at first: the founders of each let the other
@@ -6,24 +6,46 @@ three in by resolution, as members of a real one would.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
+from nacl.signing import SigningKey as Ed25519Key
 
 from hansa.core.finality import CheckpointSigner, TrustedNetwork, trust_network
+from hansa.core.genesis import Genesis
 from hansa.core.hashing import digester
+from hansa.core.keys import ED25519
 from hansa.core.keystore import KeyStore
 from hansa.core.proof import Trust
 from hansa.interface.client import Client, Outcome
 from hansa.interface.sandbox.desk import Desk, Request, Signed
 from hansa.interface.sandbox.roster import COMPANIES, RELAY_KEY, VALIDATOR_KEY, make_founders
-from hansa.node.composition import CHAINS, DAY_MS, GenesisTerms, make_genesis, make_rulebook
-from hansa.node.home import create_home, load_genesis, make_trust
+from hansa.interface.sandbox.testnet import (
+    BLOCK_PAUSE_MS,
+    CONSENSUS_KEY,
+    EMPTY_BLOCKS_MS,
+    LOOPBACK,
+    NODE_KEY,
+    POWER,
+    make_engine_genesis,
+)
+from hansa.network.comet.config import CometSettings, write_home
+from hansa.network.comet.process import pick_ports
+from hansa.node.composition import (
+    CHAINS,
+    DAY_MS,
+    REGISTRY,
+    GenesisTerms,
+    make_genesis,
+    make_rulebook,
+)
+from hansa.node.home import CometConfig, NodeConfig, create_home, load_genesis, make_trust
 from hansa.node.node import system_clock
 from hansa.service.link.model import OpenClient, compute_subject
-from hansa.service.members.model import Decided, Propose, Resolve, Vote
+from hansa.service.members.model import Decided, Propose, Resolve, Vote, compute_founder_id
+from hansa.service.validators.model import FirstSeat, FirstValidator
 
 OPEN_PURPOSE: Final = "link.open"
 TRUSTING_PERIOD_MS: Final = 30 * DAY_MS
@@ -32,39 +54,79 @@ _consortium_digest = digester("consortium")
 
 
 def create_federation(
-    folder: Path, name: str, *, seed: bytes | None = None,
+    folder: Path, name: str, *, comet: Collection[str] = (), seed: bytes | None = None,
     clock: Callable[[], int] = system_clock, terms: GenesisTerms | None = None,
 ) -> dict[str, Path]:  # fmt: skip
     """Make a home for each chain, in a folder of the chain's name; returns them by chain.
 
-    ``seed`` (32 bytes) gives the same keys again; random where it is left out. Raises:
-    OperatorError if one of the folders has a network already.
+    ``comet`` names the chains whose networks run on CometBFT; the registry's members govern who
+    validates there. ``seed`` (32 bytes) gives the same keys again; random where it is left out.
+    Raises: OperatorError if one of the folders has a network already.
     """
     seed = seed or os.urandom(32)
     shared = KeyStore(seed=seed, keys={}, is_sandbox=True)
     consortium = _consortium_digest(shared.get(VALIDATOR_KEY).public)
     founders = make_founders(shared, consortium)
+    stores = {chain: _make_keys(seed, chain) for chain in CHAINS}
+    operator = compute_founder_id(founders[0].owner)
+    first_sets = {
+        chain: (FirstValidator(operator, show_consensus_key(stores[chain]), POWER),)
+        for chain in CHAINS
+        if chain in comet
+    }
     homes = {chain: folder / chain for chain in CHAINS}
     for chain, home in homes.items():
-        keys = _make_keys(seed, chain)
+        others = [FirstSeat(*first) for first in first_sets.items() if first[0] != chain]
         genesis = make_genesis(
             f"{name} {chain}",
             consortium=consortium,
             is_sandbox=True,
             time_ms=clock(),
             founders=founders,
-            validators=[CheckpointSigner(keys.get_secret(VALIDATOR_KEY)).public],
+            validators=[CheckpointSigner(stores[chain].get_secret(VALIDATOR_KEY)).public],
+            consensus=first_sets.get(chain, ()),
+            seats=others if chain == REGISTRY else (),
             chains=(chain,),
             terms=terms,
         )
-        create_home(home, genesis, keys)
+        if chain in comet:
+            _create_comet_home(home, genesis, stores[chain])
+        else:
+            create_home(home, genesis, stores[chain])
     return homes
 
 
+def _create_comet_home(home: Path, genesis: Genesis, keys: KeyStore) -> None:
+    p2p, rpc = pick_ports(2)
+    settings = CometSettings(
+        moniker=home.name,
+        proxy_app="",
+        p2p_address=f"{LOOPBACK}:{p2p}",
+        rpc_address=f"{LOOPBACK}:{rpc}",
+        create_empty_blocks_interval_ms=EMPTY_BLOCKS_MS,
+        timeout_commit_ms=BLOCK_PAUSE_MS,
+    )
+    config = NodeConfig(comet=CometConfig(settings=settings, verifiers=1))
+    create_home(home, genesis, keys, config=config)
+    write_home(
+        home / "comet",
+        settings,
+        make_engine_genesis(genesis),
+        node_seed=keys.get_secret(NODE_KEY),
+        validator_seed=keys.get_secret(CONSENSUS_KEY),
+    )
+
+
+def show_consensus_key(keys: KeyStore) -> bytes:
+    """Return the public key, scheme byte first, by which a key store's validator votes."""
+    return bytes([ED25519]) + Ed25519Key(keys.get_secret(CONSENSUS_KEY)).verify_key.encode()
+
+
 def _make_keys(seed: bytes, chain: str) -> KeyStore:
-    """Return a key store that has every company, and a validator of this chain alone."""
+    """Return a key store that has every company, and what only this chain's node has."""
     keys = KeyStore(seed=seed, keys={}, is_sandbox=True)
-    keys.add(VALIDATOR_KEY, keys.get_secret(f"{VALIDATOR_KEY}/{chain}"))
+    for name in (VALIDATOR_KEY, CONSENSUS_KEY, NODE_KEY):
+        keys.add(name, keys.get_secret(f"{name}/{chain}"))
     for key in (RELAY_KEY, *(company.key for company in COMPANIES)):
         keys.add(key, keys.get_secret(key))
     return keys

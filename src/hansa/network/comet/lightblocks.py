@@ -250,15 +250,23 @@ class LightBlocks:
         """Publish of each chain the newest header that is final."""
         for height in range(self._store.first_height, self.height + 1):
             self._reach(self.get(height))
+        first = self._ledger.base.height if self._ledger.base else 0
         newest = min(self.height - 1, self._ledger.height)
-        missing = set(self._ledger.chains)
-        for height in range(newest, -1, -1):
-            if not missing or (record := self._record_at(height)) is None:
-                return
-            for part in record.chains:
-                if part.chain in missing and part.header is not None:
-                    self._publish(record, part.chain, part.header)
-                    missing.discard(part.chain)
+        for name, chain in self._ledger.chains.items():
+            # From its own last header on: a chain may have rested for a million blocks.
+            height = max(first, min(newest, chain.header.height))
+            while height >= first and not self._publish_from(height, name):
+                height -= 1
+
+    def _publish_from(self, height: int, chain: str) -> bool:
+        """Publish a chain's header of a block, if it has one there."""
+        record = self._record_at(height)
+        for part in record.chains if record else ():
+            if part.chain == chain and part.header is not None:
+                assert record is not None
+                self._publish(record, chain, part.header)
+                return True
+        return False
 
     def find_finality(self, record: BlockRecord, chain: str) -> bytes | None:
         """Return what makes a chain's header of a block final; None while nothing does."""
