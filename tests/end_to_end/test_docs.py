@@ -35,6 +35,7 @@ PAGES: Final = (
     "docs/http.md",
     "docs/sdk.md",
     "docs/operating.md",
+    "docs/keys.md",
 )
 READ_BY_USERS: Final = (*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "docs/ARCHITECTURE.md")
 PORTS: Final = (

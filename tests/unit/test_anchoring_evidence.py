@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.comet_world import make_block, make_set
 
 from hansa.core.block import Header, compute_app_hash
 from hansa.core.codec import encode, make_decoder
@@ -26,7 +27,6 @@ from hansa.core.finality import CheckpointSigner, TrustedNetwork
 from hansa.core.hashing import ZERO_DIGEST
 from hansa.core.merkle import ProofError, compute_root, leaf_hash
 from hansa.core.tilelog import TileLog
-from tests.comet_world import make_block, make_set
 
 BLOCK = make_block(1, make_set(1))
 NETWORK = b"\x01" + b"n" * 32

@@ -126,7 +126,10 @@ class Node:
             raise OperatorError(
                 f"key 'validator': expected one of the genesis, got {self._signer.public.hex()}"
             )
-        self.rulebooks = {chain.name: make_rulebook(chain.name) for chain in self.genesis.chains}
+        try:
+            self.rulebooks = {one.name: make_rulebook(one.name) for one in self.genesis.chains}
+        except OperatorError as error:
+            raise OperatorError(f"{self.home / 'genesis.bin'}: {error}") from None
         self.ledger = Ledger(
             self.home / "ledger",
             self.genesis,
@@ -172,8 +175,8 @@ class Node:
             return SoloEngine(self.ledger, clock=clock, max_waiting=max_waiting)
         if comet is None:
             raise OperatorError(
-                f"{self.home / 'config.json'}: expected how CometBFT is run, under 'comet', for "
-                f"this network has {len(self.genesis.consensus)} validators; got nothing"
+                f"{self.home / 'config.json'}: expected how CometBFT is run, under 'comet', for the "
+                f"genesis of this network has {len(self.genesis.consensus)} validators; got nothing"
             )
         terms = CometTerms(
             home=self.home / "comet",

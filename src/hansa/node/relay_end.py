@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+BLOCK_MS: Final = 250
+"""About what a block of a network on CometBFT takes, for counting patience in blocks."""
+
 VALIDITY_MS: Final = 10 * 60_000
 MAX_PAGES: Final = 2
 """Pages of one block in one delivery, so that a delivery always fits a transaction."""
@@ -88,18 +91,21 @@ def make_anchored(record: AnchoredChain | None, client: Client | None) -> Anchor
 
 
 def is_anchor_due(
-    header: Header, anchored: Anchored, params: AnchoringParams, now_ms: int
+    header: Header, anchored: Anchored, params: AnchoringParams, now_ms: int, patience_ms: int = 0
 ) -> bool:  # fmt: skip
     """Tell whether a chain that has grown should be anchored now.
 
     It should if it never was, if it is N blocks further, or if half the time is over after which it
-    counts as stale: an honest chain with little to do must not look dead.
+    counts as stale: an honest chain with little to do must not look dead. With patience it is left
+    to others for so long.
     """
     if header.log_size <= anchored.log_size:
         return False
-    is_further = header.height >= anchored.height + params.every_blocks
-    is_old = (now_ms - anchored.heard_ms) * 2 >= params.stale_after_ms
-    return anchored.log_size == 0 or is_further or is_old
+    waited = patience_ms // BLOCK_MS
+    is_first = anchored.log_size == 0 and now_ms - header.time_ms >= patience_ms
+    is_further = header.height >= anchored.height + params.every_blocks + waited
+    is_old = (now_ms - anchored.heard_ms - patience_ms) * 2 >= params.stale_after_ms
+    return is_first or (anchored.log_size > 0 and is_further) or is_old
 
 
 def is_renewal_due(client: Client, header: Header, now_ms: int) -> bool:
@@ -170,6 +176,9 @@ class _Identity(NamedTuple):
 class ChainEnd(RelayEnd):
     """A chain behind a door, and the account that signs what is carried there."""
 
+    patience_ms = 0
+    """How long anchors are left to others before this relay brings them."""
+
     def __init__(self, door: ChainDoor, key: SigningKey) -> None:
         self.chain = door.chain
         self._door = door
@@ -223,7 +232,8 @@ class ChainEnd(RelayEnd):
 
     def _is_due(self, header: Header, anchored: Anchored) -> bool:
         params = self._identify().anchoring
-        return is_anchor_due(header, anchored, params, self._door.get_time_ms())
+        now_ms = self._door.get_time_ms()
+        return is_anchor_due(header, anchored, params, now_ms, self.patience_ms)
 
     # As a destination.
 
@@ -455,3 +465,5 @@ class LocalEnd(ChainEnd):
 
     def __init__(self, node: Node, chain: str) -> None:
         super().__init__(LocalDoor(node, chain), node.keys.get(RELAY_KEY))
+        if node.config.comet is not None:
+            self.patience_ms = node.config.comet.relay_patience_ms

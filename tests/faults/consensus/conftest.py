@@ -47,9 +47,7 @@ def _mount(folder: Path) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
-def _play(
-    cluster: Cluster, source: random.Random, soak: bool, is_mounted: bool
-) -> Iterator[Stage]:
+def _play(cluster: Cluster, source: random.Random, soak: bool, is_mounted: bool) -> Iterator[Stage]:
     last = len(cluster.members) - 1
     cluster.start(last, killing=Killing("init_chain", "app", is_after=source.random() < 0.5))
     cluster.wait("a node killed at its genesis", lambda: bool(cluster.members[last].deaths))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, cycle
 from typing import Final
 
@@ -63,7 +63,7 @@ class Flood:
 
     def _invent(self) -> Iterator[bytes]:
         repeated = pack(next(self._numbers), self._included)
-        kinds = (
+        kinds: tuple[Callable[[], bytes], ...] = (
             lambda: self._source.randbytes(self._source.randint(1, 2_000)),
             lambda: pack(next(self._numbers), [self._make_unsigned()]),
             lambda: repeated,

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
+from functools import partial
 from itertools import permutations
 from typing import Any, Final, TypeVar
 
@@ -106,9 +107,7 @@ class Links:
 
     async def _listen(self) -> None:
         for pair in self.all:
-            self._listeners[pair] = await asyncio.start_server(
-                lambda reader, writer, pair=pair: self._accept(pair, reader, writer), HOST, 0
-            )
+            self._listeners[pair] = await asyncio.start_server(partial(self._accept, pair), HOST, 0)
 
     async def _end(self) -> None:
         for listener in self._listeners.values():
@@ -159,17 +158,13 @@ async def _carry_until_one_ends(*directions: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _carry(
-    link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
+async def _carry(link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Carry one direction of a connection; a delay is that of each byte, not of the stream."""
     chunks: asyncio.Queue[_Chunk] = asyncio.Queue(MAX_CHUNKS)
     await _carry_until_one_ends(_take(link, reader, chunks), _give(link, chunks, writer))
 
 
-async def _take(
-    link: _Link, reader: asyncio.StreamReader, chunks: asyncio.Queue[_Chunk]
-) -> None:
+async def _take(link: _Link, reader: asyncio.StreamReader, chunks: asyncio.Queue[_Chunk]) -> None:
     loop = asyncio.get_running_loop()
     while data := await reader.read(CHUNK_BYTES):
         await chunks.put((loop.time() + link.delay_s, data))
@@ -177,9 +172,7 @@ async def _take(
     await asyncio.Event().wait()  # What was said before the end is still on its way.
 
 
-async def _give(
-    link: _Link, chunks: asyncio.Queue[_Chunk], writer: asyncio.StreamWriter
-) -> None:
+async def _give(link: _Link, chunks: asyncio.Queue[_Chunk], writer: asyncio.StreamWriter) -> None:
     loop = asyncio.get_running_loop()
     while True:
         due, data = await chunks.get()

@@ -48,7 +48,7 @@ MAX_PORT: Final = 65_535
 POWER: Final = 10
 EMPTY_BLOCKS_MS: Final = 5_000
 BLOCK_PAUSE_MS: Final = 300
-RELAY_PATIENCE_MS: Final = 4_000
+RELAY_PATIENCE_MS: Final = 15_000
 """How much longer each node than the one before leaves packets to the others."""
 PORTS: Final = 3
 """Of each node: CometBFT's for its peers and for questions, and HTTP."""
