@@ -13,7 +13,7 @@ ENGINE ?= solo
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --only-binary :all: --require-hashes
 CATALOGUES := $(patsubst %.po,%.mo,$(shell find src -name '*.po' 2>/dev/null))
 
-.PHONY: help setup setup-dev run test lint bench soak format clean requirements \
+.PHONY: systemd help setup setup-dev run test lint bench soak format clean requirements \
 	chromium postgresql cometbft \
 	lint-style lint-format lint-types lint-imports lint-determinism lint-addresses
 
@@ -95,7 +95,18 @@ postgresql:
 cometbft: setup
 	@$(BIN)/python tools/get_cometbft.py
 
-test: setup-dev chromium postgresql cometbft
+# The units of deploy/systemd are judged by systemd itself; nothing of it is started.
+systemd:
+	@if command -v systemd-analyze >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing systemd-analyze for the tests of the units: half a minute."; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install --yes --no-install-recommends systemd; \
+	else \
+		echo "the tests of the units need systemd-analyze: sudo apt-get install systemd" >&2; exit 1; \
+	fi
+
+test: setup-dev chromium postgresql systemd cometbft
 	@echo "Running every test on $(WORKERS) workers: some minutes."
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +329,11 @@ def test_views_show_anchors_and_forks(world: World, liar: World) -> None:
         if type(event) in VIEWS.projections:
             fact = Fact("anchor", 9, 0, 9, 0, None, event, "anchoring.fork_recorded")
             VIEWS.projections[type(event)](batch, fact)
-    assert "forked" == batch.upserts[ANCHORS_VIEW]["product",]["status"]
-    assert "product" == batch.upserts[FORKS]["anchor:product",]["peer"]
+    anchored, fork = (
+        batch.upserts[ANCHORS_VIEW]["product",],
+        batch.upserts[FORKS]["anchor:product",],
+    )
+    assert isinstance(anchored, Mapping)
+    assert isinstance(fork, Mapping)
+    assert ("forked", "product") == (anchored["status"], fork["peer"])
     assert set(EVENTS) == set(VIEWS.projections)

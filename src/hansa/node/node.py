@@ -175,8 +175,8 @@ class Node:
             return SoloEngine(self.ledger, clock=clock, max_waiting=max_waiting)
         if comet is None:
             raise OperatorError(
-                f"{self.home / 'config.json'}: expected how CometBFT is run, under 'comet', for the "
-                f"genesis of this network has {len(self.genesis.consensus)} validators; got nothing"
+                f"{self.home / 'config.json'}: expected how CometBFT is run, under 'comet', for "
+                f"the genesis names {len(self.genesis.consensus)} validators; got nothing"
             )
         terms = CometTerms(
             home=self.home / "comet",

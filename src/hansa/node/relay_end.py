@@ -102,7 +102,8 @@ def is_anchor_due(
     if header.log_size <= anchored.log_size:
         return False
     waited = patience_ms // BLOCK_MS
-    is_first = anchored.log_size == 0 and now_ms - header.time_ms >= patience_ms
+    is_late = patience_ms == 0 or now_ms - header.time_ms >= patience_ms
+    is_first = anchored.log_size == 0 and is_late
     is_further = header.height >= anchored.height + params.every_blocks + waited
     is_old = (now_ms - anchored.heard_ms - patience_ms) * 2 >= params.stale_after_ms
     return is_first or (anchored.log_size > 0 and is_further) or is_old
