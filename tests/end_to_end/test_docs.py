@@ -32,6 +32,7 @@ from hansa.network.comet.process import pick_ports
 PAGES: Final = (
     "README.md",
     "docs/tutorials/first-order.md",
+    "docs/tutorials/four-organisations.md",
     "docs/http.md",
     "docs/sdk.md",
     "docs/operating.md",

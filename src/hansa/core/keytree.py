@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hansa.core.errors import OperatorError
-from hansa.core.keys import X25519, KeyLocked, SigningKey
+from hansa.core.keys import BIP340, X25519, KeyLocked, SigningKey
 
 PURPOSE: Final = 0x48414E53
 """First step of every path (BIP-43): "HANS" in ASCII, no purpose that another scheme uses."""
@@ -206,14 +206,19 @@ class KeyNode:
     It knows nothing of what is above. Its secrets lie in buffers that :meth:`wipe` overwrites.
     """
 
-    __slots__ = ("_chain_code", "_secret", "_trace", "public")
+    __slots__ = ("_chain_code", "_parent", "_secret", "_trace", "public")
 
-    def __init__(self, key: Any) -> None:
-        """``key`` is a private node of the library."""
+    def __init__(self, key: Any, parent: bytes | None = None) -> None:
+        """``key`` is a private node of the library, ``parent`` the public key above it, if known.
+
+        The library need not know the parent's fingerprint, which is computed where it is written:
+        its hash (RIPEMD-160) is missing in many builds of OpenSSL, and slow without it.
+        """
         self._secret = bytearray(key.privkey)
         self._chain_code = bytearray(key.chaincode)
         self._trace: tuple[int, bytes, int] = (key.depth, key.parent_fingerprint, key.index)
-        self.public: bytes = SigningKey(key.privkey).public
+        self._parent = parent
+        self.public: bytes = bytes([BIP340]) + key.pubkey[1:]
         """Scheme byte and 32 bytes, as accounts have them."""
 
     @classmethod
@@ -243,7 +248,11 @@ class KeyNode:
 
     def to_extended_key(self) -> str:
         """Write the node as BIP-32 does, for the key store alone: it gives everything below."""
-        return str(self._open().get_xpriv())
+        key = self._open()
+        if self._parent is not None:
+            above = BIP32(key.chaincode, pubkey=self._parent)
+            key.parent_fingerprint = above.get_fingerprint()
+        return str(key.get_xpriv())
 
     @property
     def secret(self) -> bytes:
@@ -268,8 +277,8 @@ class KeyNode:
             chain_code, secret = parent.get_extended_privkey_from_path([index])
         except BIP32DerivationError:
             raise WrongPath(f"step {step}: expected a number with a key, got one without") from None
-        fingerprint = parent.get_fingerprint()
-        return KeyNode(BIP32(chain_code, secret, None, fingerprint, parent.depth + 1, index))
+        child = BIP32(chain_code, secret, depth=parent.depth + 1, index=index)
+        return KeyNode(child, parent.pubkey)
 
     def descend(self, steps: Iterable[Step]) -> "KeyNode":
         """Return the node that steps lead to, one after another."""

@@ -43,7 +43,6 @@ HOUR_MS: Final = 3_600_000
 TRADERS: Final[tuple[Company, ...]] = (STORES, DEPARTMENT_STORE, RETAILER)
 ACCOUNTS: Final[tuple[Company, ...]] = (*TRADERS, TOOLMAKER, POTTERY, OUTFITTER)
 RETRY_S: Final = 0.2
-WRONG_NONCE: Final = "nonce"
 
 
 @dataclass(frozen=True)

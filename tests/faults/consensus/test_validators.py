@@ -145,7 +145,7 @@ def test_one_hangs(stage: Stage) -> None:
 def test_cut_in_half(stage: Stage) -> None:
     """Cut in two halves, neither decides anything; healed, they go on."""
     left, right = halves(stage)
-    with stage.scene("partition 2|2, healed") as scene:
+    with stage.scene("partition 2 + 2, healed") as scene:
         pairs = stage.cluster.links.between(left, right)
         stage.cluster.links.hold(pairs)
         check_halted(stage, stage.choose(5, 120))
@@ -158,7 +158,7 @@ def test_one_cut_off(stage: Stage) -> None:
     cluster = stage.cluster
     lone = stage.source.choice(others_than(stage))
     rest = others_than(stage, lone)
-    with stage.scene("partition 3|1, healed") as scene:
+    with stage.scene("partition 3 + 1, healed") as scene:
         cluster.links.hold(cluster.links.between([lone], rest))
         cluster.wait_blocks(1, rest)
         height = cluster.members[lone].height
@@ -402,6 +402,7 @@ def test_what_is_left(stage: Stage) -> None:
     assert [] == stage.find_lost()
     handed_in = {digest for trader in load.traders for digest in trader.handed_in}
     assert handed_in == {one.digest for one in load.acknowledged}
+    print(*{one for trader in load.traders for one in trader.surprises}, sep="\n")
     assert [] == stage.watch.troubles
     assert stage.watch.confirmed > 0
     for member in cluster.members:
