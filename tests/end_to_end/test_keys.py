@@ -150,6 +150,10 @@ def test_a_home_of_single_keys_takes_a_tree(folder: Path, tmp_path: Path) -> Non
     )
     assert 1 == signed.status  # Signed, and judged by a rule: the account is no member's yet.
     assert f"got {shown['account']}" in signed.document["error"]["text"]
+    token = hansa("token", "new", "--scope", "read", "--account", DESK, *home)
+    assert DESK == token.document["account"]
+    balance = hansa("balance", DESK, *home)
+    assert shown["account"] in balance.stdout
 
 
 # Cut for a department.
@@ -367,6 +371,39 @@ def test_no_command_shows_or_stores_a_key(folder: Path, tmp_path: Path, company:
         assert secret not in said
         assert not any(secret.encode() in data for data in files)
         assert not any(secret.encode().hex().encode() in data for data in files)
+
+
+def test_a_node_logs_no_key(folder: Path, tmp_path: Path, company: Branch) -> None:
+    """A node that runs on a home with a key tree: all it says from start to stop, and writes."""
+    home = ("--home", tmp_path / "h")
+    founder = ("--organisation", "Quayside Ltd", "--country", "GB", "--licence", "GB-1")
+    assert 0 == hansa("init", "--no-sandbox", *founder, *home).status
+    assert 0 == hansa("keys", "restore", "--words-file", folder / "words", *home).status
+    words = ("start", "--port", "0", "--json", "--log", "json", *map(str, home))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hansa.foreground.cli.main", *words], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = ""
+    while not said.endswith("}\n"):
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        said += line
+    url = json.loads(said)["url"]
+    shown = hansa("keys", "show", DESK, *home, "--json").document
+    # Through the running node: the desk signs, a rule refuses, and the node logs the request.
+    words = ("bank", "open-currency", "--currency", "GBP", "--exponent", "2", "--as", DESK)
+    refused = hansa(*words, *home)
+    assert (1, True) == (refused.status, shown["account"] in refused.stderr)
+    process.terminate()
+    said += "".join(process.communicate(timeout=30))
+    assert url in said
+    files = [path.read_bytes() for path in (tmp_path / "h").rglob("*") if path.is_file()]
+    for secret in list_secrets(company):
+        assert secret not in said
+        assert not any(secret.encode() in data for data in files)
 
 
 def test_no_traceback_shows_a_key(company: Branch) -> None:

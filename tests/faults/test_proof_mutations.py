@@ -312,8 +312,8 @@ def other_chain_throughout(corpus: Corpus, tree: Tree) -> bool:
     changed = pack(tree).replace(b"\xa4left", name)
     try:
         tree[:] = tree_of(changed)
-    except msgspec.DecodeError:
-        return False
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False  # The four bytes stood in a digest by chance.
     for final in tree[2]:
         final[0] = final[0].replace(b"\xa4left", name)
     return True

@@ -39,6 +39,8 @@ NOBODY = "127.0.0.1:1"
 class Gate:
     """A gateway over a member's ledger; the test carries its bundles into blocks."""
 
+    is_behind = False
+
     def __init__(self, folder: Path, *, max_waiting: int = 1_000, interval_s: float = 0.0) -> None:
         self.member = Member(folder)
         self.intake = Intake(
@@ -52,6 +54,7 @@ class Gate:
             RpcClient(NOBODY),
             self.member.execution,
             on_failure=self.fail,
+            is_behind=lambda: self.is_behind,
         )
         self.answers: list[tuple[bytes, Future[Any]]] = []
         self.bundles = 0
@@ -167,6 +170,17 @@ def test_refused_at_once(gate: Gate) -> None:
     (unknown,) = gate.submit(good, chain="three")
     assert isinstance(refusal_of(unknown), UnknownChain)
     assert (0, [], 10) == (gate.gateway.pending, gate.send(), gate.intake.numbers.refused)
+
+
+def test_a_node_that_is_behind_refuses_no_sequence_that_may_be_right(gate: Gate) -> None:
+    """Where the others may know more it says so, and refuses what is wrong in any case."""
+    gate.is_behind = True
+    (ahead,) = gate.submit(gate.member.sign(Add("a", 1), sequence=7))
+    with pytest.raises(EngineStopped, match="behind the others"):
+        ahead.result(PATIENCE_S)
+    gate.is_behind = False
+    (again,) = gate.submit(gate.member.sign(Add("a", 1), sequence=7))
+    assert isinstance(refusal_of(again), WrongNonce)
 
 
 def test_pipelined(gate: Gate) -> None:

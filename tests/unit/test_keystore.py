@@ -176,6 +176,8 @@ def test_a_store_answers_for_every_place_below(planted: bytes, company: Branch) 
         assert node.make_encryption_key().public == store.get_encryption_key(name).public
         assert parse_place(name) == store.locate(name)
     assert (SECRET, None, ["anna"]) == (store.get_secret("anna"), store.locate("anna"), store.names)
+    there = ["anna", "sales", DESK, "bert", "finance", "organisation"]
+    assert [True, True, True, False, False, False] == [store.holds(name) for name in there]
 
 
 def test_a_store_answers_for_nothing_else(planted: bytes) -> None:

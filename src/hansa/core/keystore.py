@@ -112,6 +112,16 @@ class KeyStore:
         """Names stored, sorted; those of a tree's places aren't among them."""
         return sorted(self._secrets)
 
+    def holds(self, name: str) -> bool:
+        """Say whether a name is stored, or a place that the key tree reaches.
+
+        Raises: StoreLocked.
+        """
+        branch = self.branch
+        if name in self._secrets:
+            return True
+        return branch is not None and _is_place(name) and branch.place.holds(parse_place(name))
+
     @property
     def branch(self) -> Branch | None:
         """The node of the key tree, if the store has one.

@@ -231,7 +231,8 @@ class Intake:
     ) -> None:  # fmt: skip
         self._ledger = ledger
         self._verify = verify
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
+        """Transactions that may wait; an engine may lower it where it knows its pace."""
         self._interval_s = interval_s
         self._queue: deque[Waiting] = deque()
         self._waiting_bytes = 0
@@ -270,7 +271,7 @@ class Intake:
         size = sum(len(item.envelope) for item in waiting)
         with self._lock:
             self.refuse_if_stopped()
-            is_full = len(self._queue) + len(waiting) > self._max_waiting
+            is_full = len(self._queue) + len(waiting) > self.max_waiting
             if is_full or self._waiting_bytes + size > MAX_WAITING_BYTES:
                 raise EngineBusy(f"queue: expected room for {len(waiting)}, got none")
             self._queue.extend(waiting)

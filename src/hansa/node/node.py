@@ -68,6 +68,9 @@ GC_ALLOCATIONS: Final = 50_000
 BUSY_WAITING: Final = 256
 """Unanswered transactions from which on the engine goes before the read model."""
 
+BUSY_REST_S: Final = 2.0
+"""How long after a full block the engine still goes first."""
+
 PROJECTOR_REST_S: Final = 0.1
 
 FINAL_WAIT_S: Final = 30.0
@@ -139,6 +142,8 @@ class Node:
         )
         self.network = self.ledger.network
         self._final_condition = threading.Condition()
+        self._awaited: list[tuple[str, int, Future[None]]] = []
+        """Chain and log size that somebody waits to become final, and how he is told."""
         self.double_votes: DoubleVotes | None = None
         self.light_blocks: LightBlocks | None = None
         try:
@@ -155,6 +160,7 @@ class Node:
         self._projected = threading.Condition()
         self._projector: threading.Thread | None = None
         self._stopping = False
+        self._busy_until_s = 0.0
         self.projection_failed: BaseException | None = None
         self.relay: Relay | None = None
         if cut := self.ledger.block_log.truncated:
@@ -199,6 +205,13 @@ class Node:
     def _take_final(self, _: int) -> None:
         with self._final_condition:
             self._final_condition.notify_all()
+            awaited = self._awaited
+            self._awaited = [
+                one for one in awaited if self._final_size(one[0]) < one[1] and not one[2].done()
+            ]
+        for chain, log_size, told in awaited:
+            if self._final_size(chain) >= log_size and not told.done():
+                told.set_result(None)
         if self.relay is not None:
             self.relay.wake()
 
@@ -349,6 +362,8 @@ class Node:
     # The read model follows.
 
     def _take_block(self, block: NetworkBlock) -> None:
+        if sum(len(part.receipts) for part in block.record.chains) >= BUSY_WAITING:
+            self._busy_until_s = time.monotonic() + BUSY_REST_S
         for part in block.record.chains:
             for number, page in enumerate(part.pages):
                 sent = self._sent.setdefault((part.chain, page.destination), deque())
@@ -476,7 +491,7 @@ class Node:
         Under a burst the engine goes first: receipts don't need the read model.
         """
         lag = self.ledger.height - self.read_model.height
-        is_busy = self.engine.unanswered >= BUSY_WAITING
+        is_busy = self.engine.unanswered >= BUSY_WAITING or time.monotonic() < self._busy_until_s
         return lag <= 0 or (is_busy and lag < MAX_LAG_BLOCKS)
 
     def wait_projected(self, height: int, timeout_s: float = 10.0) -> bool:
@@ -595,6 +610,19 @@ class Node:
         if size < log_size:
             raise NotFinal(f"log of {chain}: expected {log_size} final entries, got {size} yet")
         return final
+
+    def when_final(self, chain: str, log_size: int) -> "Future[None]":
+        """Return a future that is done once a chain has so many final entries.
+
+        For those who must not hold a thread while they wait; it may never be done.
+        """
+        told: Future[None] = Future()
+        with self._final_condition:
+            if self._final_size(chain) < log_size:
+                self._awaited.append((chain, log_size, told))
+                return told
+        told.set_result(None)
+        return told
 
     def _final_size(self, chain: str) -> int:
         final = self.ledger.published.get(chain)

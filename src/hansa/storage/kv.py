@@ -356,10 +356,13 @@ class StateStore:
         """
         if self._file_bytes() == 0:
             return
-        walk = subprocess.run(
-            [sys.executable, "-c", _WALK, str(self.folder)],
-            capture_output=True, text=True, timeout=WALK_S_MAX, check=False,
-        )  # fmt: skip
+        try:
+            walk = subprocess.run(
+                [sys.executable, "-c", _WALK, str(self.folder)],
+                capture_output=True, text=True, timeout=WALK_S_MAX, check=False,
+            )  # fmt: skip
+        except OSError:
+            return  # No process can be started here: the file is taken as it is.
         if walk.returncode != 0:
             said = walk.stderr.strip().splitlines()
             raise DamagedStateStore(self.folder, said[-1] if said else f"{walk.returncode}")

@@ -106,7 +106,7 @@ def _find_key(
     if account is None:
         return OPERATOR.key if genesis.is_sandbox else OWNER_KEY
     keys = load_keys(home, passphrase_reader(passphrase_file))
-    if account in keys.names:
+    if keys.holds(account):
         return account
     for name in keys.names:
         if compute_account(genesis.consortium, keys.get(name).public).hex() == account:

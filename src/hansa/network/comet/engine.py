@@ -27,7 +27,7 @@ from hansa.network.comet.gateway import BUNDLE_INTERVAL_S, Gateway
 from hansa.network.comet.judged import Judged
 from hansa.network.comet.lightblocks import LightBlocks
 from hansa.network.comet.process import CometProcess
-from hansa.network.comet.rpc import RpcClient
+from hansa.network.comet.rpc import RpcClient, RpcTrouble
 from hansa.network.comet.snapshots import Snapshots
 from hansa.network.intake import (
     MAX_WAITING,
@@ -45,6 +45,12 @@ T = TypeVar("T")
 
 STOP_PATIENCE_S: Final = 10.0
 """How long stopping waits for what was taken to be included."""
+
+WATCH_S: Final = 0.5
+"""How often CometBFT is asked whether it is in step."""
+
+SILENCE_S: Final = 5.0
+"""How much longer than two empty blocks no block may come before the network counts as unheard."""
 
 PRUNED_EVERY: Final = 100
 """Blocks after which this node's own old blocks are dropped, where not all are kept."""
@@ -111,8 +117,9 @@ class CometEngine:
         self._execution_thread = self._execution.submit(threading.get_ident).result()
         self._checking = ThreadPoolExecutor(1, "checking")
         self.gateway = Gateway(
-            ledger, self._intake, self.judged, self.rpc, self._execution, on_failure=self._fail
-        )
+            ledger, self._intake, self.judged, self.rpc, self._execution, on_failure=self._fail,
+            is_behind=self.is_behind,
+        )  # fmt: skip
         self.snapshots = Snapshots(ledger, kept=terms.snapshots)
         self._application = Application(
             ledger,
@@ -128,6 +135,9 @@ class CometEngine:
         self._loop = asyncio.new_event_loop()
         self._loop_thread: threading.Thread | None = None
         self._keeper: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
+        self._lag = "CometBFT has not answered yet"
+        self._last_block_s = time.monotonic()
         self.server: AbciServer | None = None
         self.process: CometProcess | None = None
         self.deaths = 0
@@ -161,7 +171,16 @@ class CometEngine:
         """Why nothing moves at the moment; empty if it does."""
         if self.process is not None and not self.process.is_alive:
             return f"CometBFT is not running, see {self.process.log}"
-        return self.gateway.trouble
+        return self._lag or self.gateway.trouble
+
+    def is_behind(self) -> bool:
+        """Tell whether the others may know more than this node.
+
+        It catches up, or has heard of no block for longer than the network makes one at least.
+        """
+        empty_s = self.terms.settings.create_empty_blocks_interval_ms / 1_000
+        silent_s = time.monotonic() - self._last_block_s
+        return bool(self._lag) or (empty_s > 0 and silent_s > 2 * empty_s + SILENCE_S)
 
     # Life.
 
@@ -186,6 +205,8 @@ class CometEngine:
             self.process.start()
             self._keeper = threading.Thread(target=self._keep_alive, name="keeper", daemon=True)
             self._keeper.start()
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._watcher.start()
         self.light_blocks.start()
         self.gateway.start()
 
@@ -195,8 +216,9 @@ class CometEngine:
             return
         self.gateway.stop(STOP_PATIENCE_S if self._loop_thread else 0)
         self._is_stopping.set()
-        if self._keeper is not None:
-            self._keeper.join()
+        for thread in (self._keeper, self._watcher):
+            if thread is not None:
+                thread.join()
         if self.process is not None:
             self.process.stop()
         self.light_blocks.stop()
@@ -237,6 +259,18 @@ class CometEngine:
             except OperatorError as error:
                 _log.error("CometBFT can't be started: %s", error)
 
+    def _watch(self) -> None:
+        """Ask CometBFT now and then whether it is in step with the others."""
+        while not self._is_stopping.wait(WATCH_S):
+            try:
+                sync = self.rpc.status()["sync_info"]
+            except RpcTrouble as trouble:
+                self._lag = str(trouble)
+                continue
+            height = sync["latest_block_height"]
+            is_behind = sync["catching_up"]
+            self._lag = f"catching up with the network, at block {height}" if is_behind else ""
+
     # Work.
 
     def call(self, function: Callable[[], T]) -> T:
@@ -260,6 +294,7 @@ class CometEngine:
             return self._verifiers.verify(claims)
 
     def _take_block(self, block: NetworkBlock, sync_seconds: float) -> None:
+        self._last_block_s = time.monotonic()
         self.numbers.count(block, sync_seconds)
         self.gateway.answer(block)
         self.light_blocks.wake()

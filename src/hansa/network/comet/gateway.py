@@ -27,11 +27,26 @@ _log = logging.getLogger(__name__)
 BUNDLE_INTERVAL_S: Final = 0.02
 """How long the first transaction of a bundle waits for company."""
 
+COMPANY_S: Final = 0.25
+"""How long the first of a bundle waits for company where many are on their way already: each bundle
+costs every CometBFT 0.3 ms, and a block comes no sooner for it."""
+
+BUSY: Final = 200
+"""Transactions on their way from which on bundles wait for company."""
+
 MAX_COLLECTED: Final = 1_000
 
 MAX_PENDING_BLOCKS: Final = 4
 """Blocks' worth of transactions that may be on their way; beyond it the queue holds, and then
 refuses, so that the mempool of no node is flooded."""
+
+MIN_PENDING: Final = 1_000
+MIN_WAITING: Final = 2_000
+"""On their way, and in the queue: so many are taken whatever the pace, a batch at least."""
+
+PATIENCE_S: Final = 2.0
+"""How long what is on its way may take, and as long again what is queued, at the pace of late: who
+comes when there is more is told to come back, instead of waiting for a minute."""
 
 RESEND_AFTER_S: Final = 6.0
 """A transaction that is in no block by then is handed in again, and again after twice that."""
@@ -71,7 +86,7 @@ class Gateway:
 
     def __init__(
         self, ledger: Ledger, intake: Intake, judged: Judged, rpc: RpcClient, execution: Executor,
-        *, on_failure: Callable[[BaseException], None],
+        *, on_failure: Callable[[BaseException], None], is_behind: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._ledger = ledger
         self._intake = intake
@@ -79,6 +94,7 @@ class Gateway:
         self._rpc = rpc
         self._execution = execution
         self._on_failure = on_failure
+        self._is_behind = is_behind
         self._pending: dict[bytes, _Pending] = {}
         self._sequences: dict[Lane, dict[int, int]] = {}
         """How many of each sequence are on their way: several may race for one."""
@@ -88,6 +104,8 @@ class Gateway:
         self._changed = threading.Condition()
         self._numbers = itertools.count(time.time_ns() % (1 << 62))
         self._threads: list[threading.Thread] = []
+        self._max_waiting = intake.max_waiting
+        self._pace = _Pace()
         self._is_over = False
         self.trouble = ""
         """Why the engine takes nothing at the moment; empty if it does."""
@@ -146,12 +164,16 @@ class Gateway:
     # Taking.
 
     def _run_taking(self) -> None:
-        limit = MAX_PENDING_BLOCKS * self._ledger.genesis.max_block_transactions
+        most = MAX_PENDING_BLOCKS * self._ledger.genesis.max_block_transactions
         while (batch := self._intake.collect(MAX_COLLECTED)) is not None:
             self._in_hand = batch
             with self._changed:
                 self._changed.wait_for(
-                    lambda: len(self._pending) < limit or self._is_over or self._is_failed
+                    lambda: (
+                        len(self._pending) < min(most, max(MIN_PENDING, self._pace.in_patience))
+                        or self._is_over
+                        or self._is_failed
+                    )
                 )
             if self._is_over or self._is_failed:
                 self._intake.give_up(self._explain_end(), batch)
@@ -188,11 +210,20 @@ class Gateway:
                 # What stands before it is on its way; there is no saying yet that it is wrong.
                 key, signature, _ = transaction.claims[0]
                 refusal = None if waiting.is_signed else WrongSignature(key=key, given=signature)
+            if isinstance(refusal, WrongNonce) and self._may_not_know(body, refusal):
+                waiting.give_up(
+                    EngineStopped("the node is behind the others; ask again")
+                )
+                continue
             if refusal is not None:
                 self._intake.numbers.refused += 1
                 waiting.settle(refusal)
                 continue
             self._take(waiting, lane)
+
+    def _may_not_know(self, body: Body, refusal: WrongNonce) -> bool:
+        """Tell whether a sequence that seems too high may be right where the others are."""
+        return body.sequence > int(str(refusal.values["expected"])) and self._is_behind()
 
     def _follows(self, lane: Lane, sequence: int) -> bool:
         with self._changed:
@@ -230,6 +261,10 @@ class Gateway:
         while not self._is_over:
             with self._changed:
                 self._changed.wait_for(lambda: self._unsent or self._is_over, RETRY_S)
+                if len(self._pending) >= BUSY:
+                    self._changed.wait_for(
+                        lambda: len(self._unsent) >= limit or self._is_over, COMPANY_S
+                    )
             self._sweep()
             due = self._take_unsent()
             for chosen in cut([len(one.item.envelope) for one in due], limit):
@@ -315,8 +350,11 @@ class Gateway:
 
     def answer(self, block: NetworkBlock) -> None:
         """Tell each submitter what became of it, in the execution thread."""
+        before = len(self._pending)
         for name, applied in block.chains.items():
             self._answer_chain(block, name, applied)
+        self._pace.note(max(0, before - len(self._pending)), time.monotonic())
+        self._intake.max_waiting = min(self._max_waiting, max(MIN_WAITING, self._pace.in_patience))
         with self._changed:
             self._changed.notify_all()
 
@@ -364,6 +402,28 @@ class Gateway:
             if not counts:
                 del self._sequences[one.lane]
         one.waiting.settle(settled)
+
+
+class _Pace:
+    """How many of this gateway's transactions blocks include, of late."""
+
+    __slots__ = ("_included", "_noted_s", "_seconds")
+
+    def __init__(self) -> None:
+        self._included = 0.0
+        self._seconds = 1.0
+        self._noted_s = time.monotonic()
+
+    def note(self, included: int, now_s: float) -> None:
+        """Note a block; the last eight count most."""
+        self._included += included - self._included / 8
+        self._seconds += now_s - self._noted_s - self._seconds / 8
+        self._noted_s = now_s
+
+    @property
+    def in_patience(self) -> int:
+        """How many are included in ``PATIENCE_S``."""
+        return int(PATIENCE_S * self._included / max(self._seconds, 0.001))
 
 
 def _is_late(one: _Pending, now: float) -> bool:

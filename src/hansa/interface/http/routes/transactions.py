@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -15,7 +16,7 @@ from hansa.core.codec import encode
 from hansa.core.finality import FinalHeader
 from hansa.core.readmodel import TRANSACTION
 from hansa.core.transaction import MAX_TRANSACTION_BYTES
-from hansa.interface.answers import Verdict
+from hansa.interface.answers import FINAL_WAIT_S, Verdict
 from hansa.interface.http.door import (
     JSON,
     OCTETS,
@@ -117,12 +118,25 @@ async def _submit(door: Door, request: Asked) -> StoredAnswer:
     answer = door.answers.submit(chain, envelopes)
     await wait_for([answer])
     verdicts = await asyncio.to_thread(door.answers.judge, chain, envelopes, answer)
+    await wait_final(door, chain, verdicts)
     if kind in (OCTETS, ""):
         if isinstance(verdicts[0], Exception):
             raise verdicts[0]
         return await asyncio.to_thread(make_single, door, chain, verdicts[0])
     is_binary = kind == MSGPACK
     return await asyncio.to_thread(make_batch, door, chain, verdicts, is_binary)
+
+
+async def wait_final(door: Door, chain: str, verdicts: Sequence[Verdict]) -> None:
+    """Wait until receipts can be proven, without a thread: there are few, and blocks take long.
+
+    Returns all the same where it takes too long; what then asks for the header says so.
+    """
+    leaves = [verdict.leaf for verdict in verdicts if isinstance(verdict, Inclusion)]
+    if leaves:
+        told = door.node.when_final(chain, max(leaves) + 1)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wait_for([told]), FINAL_WAIT_S)
 
 
 def read_batch(kind: str, body: bytes) -> tuple[str, list[bytes]]:
