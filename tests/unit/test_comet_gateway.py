@@ -27,7 +27,7 @@ from hansa.core.errors import (
 from hansa.core.ledger import NetworkBlock
 from hansa.core.transaction import MAX_VALIDITY_MS
 from hansa.network.comet.bundle import Item, cut, pack
-from hansa.network.comet.gateway import RESEND_AFTER_S, Gateway, _is_late
+from hansa.network.comet.gateway import MAX_OTHERS, RESEND_AFTER_S, Gateway, _is_late
 from hansa.network.comet.rpc import RpcClient
 from hansa.network.intake import EngineBusy, EngineStopped, Inclusion, Intake, UnknownChain
 
@@ -249,12 +249,13 @@ def test_racer_that_expires_leaves_the_other(gate: Gate) -> None:
 
 
 def test_same_bytes_twice(gate: Gate) -> None:
-    """One of the two is included; the other's nonce is spent by then."""
+    """Sent again while they are on their way they get the same answer; without end they don't."""
     (envelope,) = add(gate, 1)
-    first, second = gate.submit(envelope, envelope)
-    assert isinstance(refusal_of(second), WrongNonce)
+    first, *others = gate.submit(*[envelope] * (MAX_OTHERS + 2))
+    assert isinstance(refusal_of(others.pop()), WrongNonce)
     gate.decide(*gate.send())
     assert isinstance(first.result(0), Inclusion)
+    assert [first.result(0)] * MAX_OTHERS == [other.result(0) for other in others]
     assert 1 == gate.intake.numbers.refused
 
 

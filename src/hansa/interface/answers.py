@@ -44,7 +44,7 @@ MAX_SEARCH_CHARACTERS: Final = 100
 FINAL_WAIT_S: Final = 30.0
 """How long an answer waits for a block that makes its receipts final."""
 
-RESEND_WAIT_S: Final = 2.0
+RESEND_WAIT_S: Final = 10.0
 """How long a repeated envelope waits for the read model, which knows the first one's receipt."""
 
 READ_WAIT_S: Final = 10.0

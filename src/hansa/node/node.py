@@ -60,6 +60,7 @@ PROJECTED_RECEIPTS: Final = 10_000
 """Blocks and receipts after which the read model closes an SQL transaction."""
 
 MAX_LAG_BLOCKS: Final = 100
+MAX_LAG_MS: Final = 3_000
 """How far the read model may fall behind while transactions are waiting."""
 
 GC_ALLOCATIONS: Final = 50_000
@@ -161,6 +162,7 @@ class Node:
         self._projector: threading.Thread | None = None
         self._stopping = False
         self._busy_until_s = 0.0
+        self._readers_waiting = 0
         self.projection_failed: BaseException | None = None
         self.relay: Relay | None = None
         if cut := self.ledger.block_log.truncated:
@@ -488,18 +490,30 @@ class Node:
     def _may_rest(self) -> bool:
         """Tell whether there is nothing to project, or transactions wait and the lag is small.
 
-        Under a burst the engine goes first: receipts don't need the read model.
+        Under a burst the engine goes first, unless somebody waits to read: receipts don't need the
+        read model.
         """
         lag = self.ledger.height - self.read_model.height
         is_busy = self.engine.unanswered >= BUSY_WAITING or time.monotonic() < self._busy_until_s
-        return lag <= 0 or (is_busy and lag < MAX_LAG_BLOCKS)
+        is_busy = is_busy and not self._readers_waiting
+        return lag <= 0 or (is_busy and lag < MAX_LAG_BLOCKS and not self._lags_long())
+
+    def _lags_long(self) -> bool:
+        """Tell whether what is to be projected next is older than readers should see it."""
+        following = self._recent.get(self.read_model.height + 1)
+        return following is None or self.ledger.time_ms - following.time_ms > MAX_LAG_MS
 
     def wait_projected(self, height: int, timeout_s: float = 10.0) -> bool:
         """Wait until the read model has reached a height; False if it hasn't by then."""
         with self._projected:
-            return self._projected.wait_for(
-                lambda: self.read_model.height >= height or self._stopping, timeout_s
-            )
+            self._readers_waiting += 1
+            self._projected.notify_all()
+            try:
+                return self._projected.wait_for(
+                    lambda: self.read_model.height >= height or self._stopping, timeout_s
+                )
+            finally:
+                self._readers_waiting -= 1
 
     # Answers about the node.
 

@@ -44,6 +44,9 @@ MIN_PENDING: Final = 1_000
 MIN_WAITING: Final = 2_000
 """On their way, and in the queue: so many are taken whatever the pace, a batch at least."""
 
+MAX_OTHERS: Final = 8
+"""How often the same bytes may be handed in while they are on their way; all are answered alike."""
+
 PATIENCE_S: Final = 2.0
 """How long what is on its way may take, and as long again what is queued, at the pace of late: who
 comes when there is more is told to come back, instead of waiting for a minute."""
@@ -64,10 +67,12 @@ Lane = tuple[str, bytes, int]
 class _Pending:
     """A transaction on its way through the engine."""
 
-    __slots__ = ("item", "lane", "sent_at", "times_late", "waiting")
+    __slots__ = ("item", "lane", "others", "sent_at", "times_late", "waiting")
 
     def __init__(self, waiting: Waiting, item: Item, lane: Lane) -> None:
         self.waiting = waiting
+        self.others: list[Waiting] = []
+        """The same bytes, sent again by who had lost sight of the answer."""
         self.item = item
         self.lane = lane
         self.sent_at = 0.0
@@ -146,7 +151,9 @@ class Gateway:
     def give_up(self, error: EngineStopped) -> None:
         """Tell all who wait that no answer will come."""
         with self._changed:
-            pending = [one.waiting for one in self._pending.values()]
+            pending = [
+                each for one in self._pending.values() for each in (one.waiting, *one.others)
+            ]
             self._pending.clear()
             self._sequences.clear()
             self._changed.notify_all()
@@ -211,9 +218,7 @@ class Gateway:
                 key, signature, _ = transaction.claims[0]
                 refusal = None if waiting.is_signed else WrongSignature(key=key, given=signature)
             if isinstance(refusal, WrongNonce) and self._may_not_know(body, refusal):
-                waiting.give_up(
-                    EngineStopped("the node is behind the others; ask again")
-                )
+                waiting.give_up(EngineStopped("the node is behind the others; ask again"))
                 continue
             if refusal is not None:
                 self._intake.numbers.refused += 1
@@ -236,18 +241,20 @@ class Gateway:
         item = Item(chain=waiting.chain, envelope=waiting.envelope)
         self._judged.remember(item, (transaction, True))
         with self._changed:
-            is_known = transaction.digest in self._pending
+            known = self._pending.get(transaction.digest)
             is_late = self._is_failed
-            if not is_known and not is_late:
+            is_too_many = known is not None and len(known.others) == MAX_OTHERS
+            if known is not None and not is_too_many:
+                known.others.append(waiting)
+            elif known is None and not is_late:
                 one = self._pending[transaction.digest] = _Pending(waiting, item, lane)
                 self._unsent.append(one)
                 counts = self._sequences.setdefault(lane, {})
                 counts[sequence] = counts.get(sequence, 0) + 1
                 self._changed.notify_all()
-        if is_late:
+        if known is None and is_late:
             waiting.give_up(self._explain_end())
-        elif is_known:
-            # The same bytes twice: one is included, and this one's nonce is spent by then.
+        elif is_too_many:
             self._intake.numbers.refused += 1
             waiting.settle(
                 WrongNonce(expected=sequence + 1, lane=transaction.body.lane, given=sequence)
@@ -401,7 +408,8 @@ class Gateway:
                 del counts[one.body.sequence]
             if not counts:
                 del self._sequences[one.lane]
-        one.waiting.settle(settled)
+        for waiting in (one.waiting, *one.others):
+            waiting.settle(settled)
 
 
 class _Pace:
