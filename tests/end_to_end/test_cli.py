@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.command_line import Answer, hansa
 from tools.draw_cli import PAGE, draw_page, list_commands
-from typer.testing import CliRunner
 
 from hansa.core.codec import from_readable
 from hansa.core.errors import OperatorError
 from hansa.core.transaction import Message
-from hansa.foreground.cli.application import app
 from hansa.foreground.cli.bench import make_page
 from hansa.foreground.cli.judging import PlainCall, read_plain_call
 from hansa.foreground.cli.messages import (
@@ -47,28 +46,6 @@ MESSAGE_IDS: Final = [f"{module}.{command_name(message)}" for module, message in
 
 PASSPHRASE: Final = "a long enough passphrase"
 REFERENCE: Final = "0f" * 16
-
-
-class Answer:
-    """What a command line came to."""
-
-    def __init__(self, status: int, stdout: str, stderr: str) -> None:
-        self.status = status
-        self.stdout = stdout
-        self.stderr = stderr
-
-    @property
-    def document(self) -> Any:
-        """The one JSON document."""
-        return json.loads(self.stdout)
-
-
-def hansa(*arguments: object) -> Answer:
-    """Run a command line in this process."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Answer(result.exit_code, result.stdout, result.stderr)
 
 
 def hansa_process(*arguments: object, env: dict[str, str] | None = None) -> Answer:

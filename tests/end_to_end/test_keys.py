@@ -14,16 +14,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
+from tests.command_line import hansa
 from tests.conftest import REPOSITORY
-from typer.testing import CliRunner
 
 from hansa.core.keystore import KeyStore
 from hansa.core.keytree import FUNCTIONS, LEVELS, Branch, parse_place
 from hansa.core.mnemonic import compute_seed, read_words
-from hansa.foreground.cli.application import app
 from hansa.foreground.cli.dumping import PR_SET_DUMPABLE
 
 PASSPHRASE: Final = "a passphrase of some length"
@@ -31,28 +30,6 @@ OTHER: Final = "another passphrase, of sales"
 KNOWN: Final = "abandon " * 23 + "art"
 KNOWN_CHINESE: Final = "的" * 11 + "在"
 DESK: Final = "sales/orders/desk-3"
-
-
-class Answer:
-    """What a command line came to."""
-
-    def __init__(self, status: int, stdout: str, stderr: str) -> None:
-        self.status = status
-        self.stdout = stdout
-        self.stderr = stderr
-
-    @property
-    def document(self) -> Any:
-        """The one JSON document."""
-        return json.loads(self.stdout)
-
-
-def hansa(*words: object) -> Answer:
-    """Run a command line in this process."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Answer(result.exit_code, result.stdout, result.stderr)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from hansa.foreground.cli.output import Output
 from hansa.foreground.cli.passphrase import passphrase_reader
+from hansa.foreground.cli.serving import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    SANDBOX,
+    find_port,
+    open_node,
+    serve,
+)
 
 if TYPE_CHECKING:
     from hansa.interface.sandbox.fleet import Errand
@@ -58,8 +66,6 @@ def show_testnet(folder: Path, port: int | None, out: Output) -> None:
 
     Raises: OperatorError, StorageError as :meth:`Fleet.run`.
     """
-    from hansa.foreground.cli.node import DEFAULT_HOST, DEFAULT_PORT, SANDBOX
-    from hansa.foreground.cli.serving import find_port
     from hansa.interface.sandbox.testnet import LIST, create_testnet
     from hansa.network.comet.process import find_binary
 
@@ -104,8 +110,6 @@ def _attempt(work: Callable[[], None]) -> int:
 
 
 def _serve_node(home: Path, port: int) -> None:
-    from hansa.foreground.cli.node import DEFAULT_HOST
-    from hansa.foreground.cli.serving import open_node, serve
 
     out = Output(as_json=False)
     with open_node(home, passphrase_reader(None), out) as node:

@@ -16,18 +16,13 @@ from hansa.foreground.cli.options import (
 )
 from hansa.foreground.cli.output import Output
 from hansa.foreground.cli.passphrase import passphrase_reader, read_passphrase
+from hansa.foreground.cli.serving import DEFAULT_HOST, DEFAULT_PORT, SANDBOX
 
 if TYPE_CHECKING:
     from hansa.core.genesis import Genesis
 
 app: Final = typer.Typer()
 
-DEFAULT_HOST: Final = "127.0.0.1"
-DEFAULT_PORT: Final = 8080
-SANDBOX: Final = (
-    "SANDBOX: one key store without a passphrase plays every party. Nothing here proves anything"
-    " about the real world; for that, `hansa init --no-sandbox`."
-)
 
 Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")]
 

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from hansa.node.home import NodeConfig
     from hansa.node.node import Node
 
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8080
+SANDBOX: Final = (
+    "SANDBOX: one key store without a passphrase plays every party. Nothing here proves anything"
+    " about the real world; for that, `hansa init --no-sandbox`."
+)
+
 PORTS_TRIED: Final = 100
 LogForm = Literal["plain", "json", "quiet"]
 
