@@ -47,7 +47,7 @@ LOOPBACK: Final = "127.0.0.1"
 MAX_PORT: Final = 65_535
 POWER: Final = 10
 EMPTY_BLOCKS_MS: Final = 5_000
-BLOCK_PAUSE_MS: Final = 300
+BLOCK_PAUSE_MS: Final = 500
 RELAY_PATIENCE_MS: Final = 15_000
 """How much longer each node than the one before leaves packets to the others."""
 PORTS: Final = 3
